@@ -1,0 +1,46 @@
+"""Long generated video that you watch while it is being made.
+
+Importing this package has no effect and loads nothing heavy; the names below are fetched on first use (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from st2v_stream.checkpoints.load import load_generator
+    from st2v_stream.chunk import Chunk, Memory, StreamSpec
+    from st2v_stream.direction import Cue, Direction, Timeline
+    from st2v_stream.streaming.autoregressive import stream_chunks
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Chunk": "st2v_stream.chunk",
+    "Memory": "st2v_stream.chunk",
+    "StreamSpec": "st2v_stream.chunk",
+    "Cue": "st2v_stream.direction",
+    "Direction": "st2v_stream.direction",
+    "Timeline": "st2v_stream.direction",
+    "load_generator": "st2v_stream.checkpoints.load",
+    "stream_chunks": "st2v_stream.streaming.autoregressive",
+}
+
+__all__ = [
+    "Chunk",
+    "Cue",
+    "Direction",
+    "Memory",
+    "StreamSpec",
+    "Timeline",
+    "__version__",
+    "load_generator",
+    "stream_chunks",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'st2v_stream' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,90 @@
+"""Which models are known by name, without loading any of them (torch-free)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from st2v_stream.chunk import StreamSpec
+from st2v_stream.errors import CheckpointError, UnknownModel
+from st2v_stream.types import ModelCard, ModelEntry
+
+if TYPE_CHECKING:
+    from st2v_stream.types import Generator
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_HOMES = (_PACKAGE.parent / "checkpoints", _PACKAGE / "checkpoints")
+"""Where model folders lie: beside the package in a checkout, inside it in an installed wheel."""
+
+
+def find_folder(name: str) -> Path:
+    """The folder of a model that comes with the package. Raises `UnknownModel`."""
+    for home in _HOMES:
+        if (home / name / "card.json").is_file():
+            return home / name
+    raise UnknownModel("no such model", expected="one of " + ", ".join(sorted(known_models())), received=name, param="model")
+
+
+def known_models(*, device: str = "auto") -> dict[str, ModelEntry]:
+    """Every model that can be asked for by name: the folders with a card.json, and the test card."""
+    entries: dict[str, ModelEntry] = {}
+    for home in _HOMES:
+        if home.is_dir():
+            for card_file in sorted(home.glob("*/card.json")):
+                entry = folder_entry(card_file.parent, device=device)
+                entries.setdefault(entry.card.name, entry)
+    entries["testcard"] = _testcard_entry()
+    return entries
+
+
+def folder_entry(folder: Path, *, device: str = "auto") -> ModelEntry:
+    """The model in a folder of the diffusers layout with a card.json. Raises `CheckpointError` if the card is damaged."""
+
+    def load() -> Generator:
+        from st2v_stream.checkpoints.load import load_generator
+
+        return load_generator(folder, device=device)
+
+    return ModelEntry(read_card(folder), load)
+
+
+def read_card(folder: Path) -> ModelCard:
+    """Read FOLDER/card.json. Raises `CheckpointError` naming the file and what is wrong."""
+    path = folder / "card.json"
+    try:
+        fields = json.loads(path.read_text())
+        return _card_from_json(fields)
+    except FileNotFoundError as error:
+        raise CheckpointError("the model has no card", expected=str(path), received="no such file") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged", expected="a model card as JSON", received=repr(error)) from error
+
+
+def _card_from_json(fields: Mapping[str, Any]) -> ModelCard:
+    spec = StreamSpec(
+        width=int(fields["width"]),
+        height=int(fields["height"]),
+        fps=int(fields["fps"]),
+        first_chunk_frames=int(fields["first_chunk_frames"]),
+        chunk_frames=int(fields["chunk_frames"]),
+        max_frames=fields.get("max_frames"),
+    )
+    return ModelCard(
+        name=fields["name"],
+        title=fields["title"],
+        version=fields["version"],
+        licence=fields["licence"],
+        spec=spec,
+        example_prompts=tuple(fields.get("example_prompts", ())),
+        vocabulary=fields.get("vocabulary"),
+        presets=fields.get("presets", {}),
+        description=fields.get("description", ""),
+    )
+
+
+def _testcard_entry() -> ModelEntry:
+    from st2v_stream.generators.testcard import TestCard
+
+    return ModelEntry(TestCard().card, TestCard)

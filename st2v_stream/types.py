@@ -1,0 +1,265 @@
+"""The whole vocabulary on one page: what the rooms promise each other.
+
+Makers implement `Generator`; the flow awaits a `Worker`; everything above speaks to a `Director` and sees only its frozen
+views (`VideoView`, `LogEntry`, `SegmentRef`, `Progress`). No room needs more of another than what stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+
+from st2v_stream.chunk import Frames, Memory, StreamSpec
+from st2v_stream.direction import Direction
+
+T = TypeVar("T")
+
+OnStep: TypeAlias = Callable[[int, int], None]
+"""on_step(k, n): called on the worker before denoising step k of n (k from 0) and once with k == n after the last.
+The one place to stop (raises `Stopped`), to report progress and to hand the device to more urgent work."""
+
+Rendition = Literal["preview", "enhanced"]
+VideoState = Literal["queued", "loading", "running", "paused", "stopping", "stopped", "completed", "failed"]
+EndedBy = Literal["length", "stopped", "error"]
+
+
+# ---------------------------------------------------------------- makers
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What is known of a model without loading it (card.json; torch-free).
+
+    vocabulary: the words it knows by group, None when it takes any text. presets: default num_inference_steps and
+    guidance_scale by preset name.
+    """
+
+    name: str
+    title: str
+    version: str
+    licence: str
+    spec: StreamSpec
+    example_prompts: tuple[str, ...] = ()
+    vocabulary: Mapping[str, Sequence[str]] | None = None
+    presets: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    description: str = ""
+
+    def unknown_words(self, prompt: str) -> tuple[str, ...]:
+        """Words of the prompt that the model does not know, in order, each once (empty when it takes any text)."""
+        if self.vocabulary is None:
+            return ()
+        known = {word for group in self.vocabulary.values() for phrase in group for word in phrase.lower().split()}
+        words = "".join(c if c.isalnum() or c in "'-" else " " for c in prompt.lower()).split()
+        return tuple(dict.fromkeys(word for word in words if word not in known))
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """An image or a clip a film starts from: (T, H, W, 3) uint8; T = 1 is an image, more is a clip to continue."""
+
+    frames: Frames
+
+
+class Generator(Protocol):
+    """Makes chunks. Owns no state between chunks: the same arguments give the same frames."""
+
+    @property
+    def card(self) -> ModelCard: ...
+
+    @property
+    def spec(self) -> StreamSpec: ...
+
+    def begin(self, direction: Direction, reference: Reference | None, on_step: OnStep) -> tuple[Frames, Memory]:
+        """The first chunk: (first_chunk_frames, H, W, 3) and the memory for chunk 1. Raises `Stopped`."""
+        ...
+
+    def generate(self, direction: Direction, memory: Memory, on_step: OnStep) -> tuple[Frames, Memory]:
+        """Chunk `memory.next_index`: (chunk_frames, H, W, 3) and the memory for the one after. Raises `Stopped`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model by name: its card, and how to load it (blocking; run it on the worker). load raises `CheckpointError`."""
+
+    card: ModelCard
+    load: Callable[[], Generator]
+
+
+# ---------------------------------------------------------------- flow
+
+
+class Worker(Protocol):
+    """One device: runs blocking work, one call at a time, the most urgent first (lower number = more urgent)."""
+
+    async def run(self, fn: Callable[..., T], *args: Any, priority: int = 0) -> T:
+        """Await `fn(*args)` run on the device's thread. Cancelling the await leaves `fn` running to its next on_step."""
+        ...
+
+    def yield_to_urgent(self, priority: int) -> None:
+        """Called on the worker thread between steps: first run whatever waits with a lower number."""
+        ...
+
+    async def aclose(self) -> None:
+        """Finish what runs, refuse what waits, end the thread."""
+        ...
+
+
+# ---------------------------------------------------------------- what the doors see
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRef:
+    """An encoded chunk, addressed by the sha256 of its bytes. `codec` is the MIME codecs string, e.g. avc1.42C00B.
+
+    init: hash of its init segment. start, frames: its place in the film. width, height: of the encoded picture.
+    """
+
+    hash: str
+    size_bytes: int
+    init: str
+    codec: str
+    index: int
+    start: int
+    frames: int
+    width: int
+    height: int
+    rendition: Rendition = "preview"
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One row of a video's append-only log; `seq` (from 1) is the cursor of everybody who follows.
+
+    kind segment: `segment` is set. reset: chunks from `index` on are no longer part of the film. state: `view` holds
+    the video as it then was.
+    """
+
+    seq: int
+    kind: Literal["segment", "reset", "cue", "state"]
+    index: int
+    segment: SegmentRef | None = None
+    view: VideoView | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Denoising step `step` of `steps` of chunk `index`; not logged, only the newest matters."""
+
+    index: int
+    step: int
+    steps: int
+    frames_per_second: float | None = None
+    """Measured over the last chunks made; None before the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoView:
+    """A video as the doors see it; a snapshot of one moment."""
+
+    id: str
+    state: VideoState
+    title: str
+    model: str
+    preset: str
+    seed: int
+    prompt: str
+    spec: StreamSpec
+    created_at_s: int
+    num_frames: int | None
+    """Frames planned (whole chunks), None = endless."""
+    frames: int = 0
+    """Frames that exist (acknowledged)."""
+    chunks: int = 0
+    seq: int = 0
+    """seq of the newest log entry."""
+    ended_by: EndedBy | None = None
+    error: str | None = None
+    paused_reason: str | None = None
+    completed_at_s: int | None = None
+    direction: Direction | None = None
+    warnings: tuple[str, ...] = ()
+    parent_id: str | None = None
+    fork_index: int | None = None
+    enhanced_frames: int = 0
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What exists at one moment: the newest revision of the best rendition per chunk (one `segment` entry each, ordered
+    by seq, so that a reader cut off half-way goes on from its last seq), and the seq it was read at."""
+
+    view: VideoView
+    entries: tuple[LogEntry, ...]
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class CreateVideo:
+    """A checked request for a new video; None means: the preset's or the model's default."""
+
+    prompt: str
+    model: str | None = None
+    num_frames: int | None = 120
+    """None = endless."""
+    seed: int | None = None
+    preset: str | None = None
+    negative_prompt: str = ""
+    guidance_scale: float | None = None
+    num_inference_steps: int | None = None
+    title: str | None = None
+
+
+class Director(Protocol):
+    """All that can be done to videos. `videos/live` is the local one; a cluster's client is another."""
+
+    async def create(self, request: CreateVideo) -> VideoView: ...
+
+    async def get(self, video_id: str) -> VideoView:
+        """Raises `NotFound`."""
+        ...
+
+    async def list(self, *, after: str | None = None, limit: int = 20, order: Literal["asc", "desc"] = "desc") -> tuple[list[VideoView], bool]:
+        """One page (after = the last id of the page before) and whether there are more."""
+        ...
+
+    async def delete(self, video_id: str) -> None: ...
+
+    async def stop(self, video_id: str) -> VideoView:
+        """Ask it to end within one denoising step; everything made is kept. Raises `Conflict` if it is not running."""
+        ...
+
+    async def continue_(self, video_id: str, num_frames: int | None) -> VideoView:
+        """Go on by `num_frames` (None = endless). Raises `Conflict` if it is running."""
+        ...
+
+    async def snapshot(self, video_id: str) -> Snapshot: ...
+
+    def follow(self, video_id: str, seq: int = 0) -> AsyncIterator[LogEntry | Progress]:
+        """Every log entry after `seq`, in order, for ever (ends when the video is deleted); Progress in between.
+
+        Close with `contextlib.aclosing`. Memory does not grow with a slow reader: entries are read from the store.
+        """
+        ...
+
+    async def read_blob(self, sha256: str) -> bytes:
+        """The bytes of a segment or init segment. Raises `NotFound`."""
+        ...
+
+    async def thumbnail(self, video_id: str, index: int) -> bytes:
+        """A JPEG of the first frame of chunk `index`. Raises `NotFound`."""
+        ...
+
+    def models(self) -> Sequence[ModelCard]: ...
+
+    def system(self) -> Mapping[str, Any]:
+        """Plain facts for /v1/system: device, model state, running, viewers, bytes on disk."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """The default model is loaded and the store can be written."""
+        ...
