@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, cast
 
 from st2v_stream.chunk import Frames, Memory, StreamSpec
-from st2v_stream.direction import Direction
+from st2v_stream.direction import PRESETS, Direction, Preset
+from st2v_stream.errors import InvalidRequest
 
 T = TypeVar("T")
 
@@ -52,6 +53,37 @@ class ModelCard:
         known = {word for group in self.vocabulary.values() for phrase in group for word in phrase.lower().split()}
         words = "".join(c if c.isalnum() or c in "'-" else " " for c in prompt.lower()).split()
         return tuple(dict.fromkeys(word for word in words if word not in known))
+
+    def warnings(self, prompt: str) -> tuple[str, ...]:
+        """Sentences for the person who wrote the prompt: which words the model does not know, and what it does know."""
+        unknown = self.unknown_words(prompt)
+        if not unknown or self.vocabulary is None:
+            return ()
+        known = "; ".join(f"{group}: {', '.join(words)}" for group, words in self.vocabulary.items())
+        return (f"{self.title} does not know {', '.join(map(repr, unknown))} and goes on without. It knows {known}.",)
+
+    def direction(
+        self,
+        prompt: str,
+        *,
+        preset: str = "default",
+        seed: int = 33,
+        negative_prompt: str = "",
+        guidance_scale: float | None = None,
+        num_inference_steps: int | None = None,
+    ) -> Direction:
+        """The Direction for a prompt: the preset's defaults, and every value that is given (not None) instead of them.
+
+        Raises `InvalidRequest` for an empty prompt, an unknown preset or a value out of range.
+        """
+        if not prompt.strip():
+            raise InvalidRequest("the prompt is empty", expected="a few words", received=prompt, param="prompt")
+        if preset not in PRESETS:
+            raise InvalidRequest("unknown preset", expected="one of " + ", ".join(PRESETS), received=preset, param="preset")
+        defaults = self.presets.get(preset, {})
+        steps = num_inference_steps if num_inference_steps is not None else int(defaults.get("num_inference_steps", 50))
+        scale = guidance_scale if guidance_scale is not None else float(defaults.get("guidance_scale", 7.5))
+        return Direction(((prompt.strip(), 1.0),), negative_prompt, scale, steps, cast(Preset, preset), seed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,185 @@
+"""The command line: `st2v serve`, `generate`, `models`, `train`.
+
+Flags, then `ST2V_*` environment, then `st2v.toml` (see config.py). Errors are one sentence on stderr and exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from st2v_stream import __version__
+from st2v_stream.config import read_config
+from st2v_stream.direction import PRESETS, Timeline
+from st2v_stream.errors import InvalidRequest, St2vError
+
+if TYPE_CHECKING:
+    from st2v_stream.types import ModelEntry
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    _quiet_threads()
+    try:
+        status: int = args.run(args)
+    except St2vError as error:
+        print(f"st2v: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(prog="st2v", description="Long generated video that you watch while it is being made.")
+    parser.add_argument("--version", action="version", version=f"st2v_stream {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_serve(commands.add_parser("serve", help="run the server and its page"))
+    _add_generate(commands.add_parser("generate", help="make a film into a file that plays while it grows"))
+    _add_models(commands.add_parser("models", help="list the known models"))
+    _add_train(commands.add_parser("train", help="train the built-in model family"))
+    return parser
+
+
+# ---------------------------------------------------------------- serve
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on (8000; 0 takes a free one)")
+    parser.add_argument("--model", help="name of a known model, or a folder in the diffusers layout (storybook)")
+    parser.add_argument("--data-dir", help="where videos are kept (./data)")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ... (auto)")
+    parser.add_argument("--preset", choices=PRESETS, help="default preset of new videos (live)")
+    parser.add_argument("--allowed-host", dest="allowed_hosts", action="append", help="a further host name to answer to")
+    parser.set_defaults(run=_serve)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from st2v_stream.checkpoints.models import known_models
+    from st2v_stream.server.app import serve
+
+    names = ("host", "port", "model", "data_dir", "device", "preset", "allowed_hosts")
+    config = read_config({name: getattr(args, name) for name in names})
+    models = known_models(device=config.device)
+    entry = resolve_model(config.model, config.device)
+    models[entry.card.name] = entry
+    asyncio.run(serve(config, models))
+    return 0
+
+
+def resolve_model(name: str, device: str) -> ModelEntry:
+    """A known model by name, or a folder with a card.json. Raises `UnknownModel` or `CheckpointError`."""
+    from st2v_stream.checkpoints.models import find_folder, folder_entry, known_models
+
+    known = known_models(device=device)
+    if name in known:
+        return known[name]
+    if Path(name).is_dir():
+        return folder_entry(Path(name), device=device)
+    return folder_entry(find_folder(name), device=device)  # raises, naming what is known
+
+
+# ---------------------------------------------------------------- generate
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prompt", required=True, help="what the film shows")
+    parser.add_argument("--negative-prompt", default="", help="what it should not show")
+    parser.add_argument("--model", default="storybook", help="name of a known model, or a folder (storybook)")
+    parser.add_argument("--num-frames", "--num_frames", type=int, default=120, help="frames; rounded up to whole chunks (120)")
+    parser.add_argument("--seed", type=int, default=33, help="the same seed gives the same film (33)")
+    parser.add_argument("--preset", choices=PRESETS, default="default", help="published, default or live (default)")
+    parser.add_argument("--num-inference-steps", "--num_steps", type=int, help="denoising steps per chunk (the preset's)")
+    parser.add_argument("--guidance-scale", type=float, help="classifier-free guidance (the preset's)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda ... (auto)")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    parser.add_argument("-o", "--output", type=Path, default=Path("film.mp4"), metavar="FILE", help="an MP4 (film.mp4)")
+    parser.set_defaults(run=_generate)
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from st2v_stream.generate import FilmFile, save_film
+    from st2v_stream.streaming.worker import StopSignal
+
+    entry = resolve_model(args.model, args.device)
+    card = entry.card
+    direction = card.direction(
+        args.prompt,
+        preset=args.preset,
+        seed=args.seed,
+        negative_prompt=args.negative_prompt,
+        guidance_scale=args.guidance_scale,
+        num_inference_steps=args.num_inference_steps,
+    )
+    if args.num_frames < 1:
+        raise InvalidRequest("--num-frames is out of range", expected="1 or more", received=args.num_frames, param="num_frames")
+    for warning in card.warnings(args.prompt):
+        print(f"st2v: {warning}", file=sys.stderr)
+    film = FilmFile(args.output, card.spec, title=args.prompt, overwrite=args.overwrite)
+    stop = StopSignal()
+    with _interrupt_stops(stop):
+        frames = asyncio.run(save_film(entry.load, Timeline(direction), args.num_frames, film, stop=stop, report=_progress))
+    word = "stopped, kept" if stop.stopped else "made"
+    print(f"\n{word} {frames} frames ({frames / card.spec.fps:.1f} s): {args.output}", file=sys.stderr)
+    return 0
+
+
+def _progress(line: str) -> None:
+    end = "" if sys.stderr.isatty() else "\n"
+    start = "\r\x1b[2K" if sys.stderr.isatty() else ""
+    print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _interrupt_stops(stop: object) -> object:
+    """Ctrl-C once: stop after the running denoising step and keep the file; a second time: leave at once."""
+
+    def on_interrupt(*_: object) -> None:
+        stop.stop()  # type: ignore[attr-defined]
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# ---------------------------------------------------------------- models, train
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_models)
+
+
+def _models(args: argparse.Namespace) -> int:
+    from st2v_stream.checkpoints.models import known_models
+
+    for name, entry in known_models().items():
+        card = entry.card
+        spec = card.spec
+        print(f"{name:12} {card.version:14} {spec.width}x{spec.height} {spec.fps} fps  {card.licence}  {card.description}")
+    return 0
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    from st2v_stream.training import command
+
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run)
+
+
+def _quiet_threads() -> None:
+    """OpenMP's waiting threads must sleep, not spin: on a busy 2-core host spinning was 8 to 15 times slower (docs/results.md)."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

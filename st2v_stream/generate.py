@@ -1,0 +1,122 @@
+"""`st2v generate`: one film into one file, without a server. The MP4 plays while it grows and is seekable at the end."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import IO
+
+from st2v_stream.chunk import Chunk, StreamSpec
+from st2v_stream.direction import Timeline
+from st2v_stream.errors import InvalidRequest, StoreError, StoreFull
+from st2v_stream.media.encode import encode_segment
+from st2v_stream.media.remux import progressive_mp4
+from st2v_stream.media.segment import EncodeSpec, Segment
+from st2v_stream.streaming.autoregressive import stream_chunks
+from st2v_stream.streaming.worker import StopSignal, ThreadWorker
+from st2v_stream.types import Generator
+
+_RECENT_CHUNKS = 8
+
+
+class FilmFile:
+    """An MP4 that grows: a fragmented file that any player opens at any moment, remuxed once it is whole.
+
+    Refuses early, before anything is computed, what would fail at the end: an existing file, a missing or read-only folder.
+    """
+
+    def __init__(self, path: Path, spec: StreamSpec, *, title: str, overwrite: bool = False) -> None:
+        if path.exists() and not overwrite:
+            raise InvalidRequest(f"{path} exists", expected="a new file name, or --overwrite", param="output")
+        if not path.parent.is_dir():
+            raise InvalidRequest("the output folder does not exist", expected="an existing folder", received=str(path.parent))
+        if not os.access(path.parent, os.W_OK):
+            raise InvalidRequest("the output folder is read-only", expected="a writable folder", received=str(path.parent))
+        self._path = path
+        self._title = title
+        self._encode_spec = EncodeSpec.for_stream(spec, "preview")
+        self._file: IO[bytes] | None = None
+        self._segments: list[Segment] = []
+
+    def append(self, chunk: Chunk) -> None:
+        """Encode the chunk and write it through to the disk."""
+        segment = encode_segment(chunk, self._encode_spec)
+        try:
+            if self._file is None:
+                self._file = self._path.open("wb")
+                self._file.write(segment.init)
+            self._file.write(segment.data)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            kind = StoreFull if error.errno == 28 else StoreError
+            raise kind(f"cannot write {self._path}", expected="space and permission", received=error.strerror) from error
+        self._segments.append(segment)
+
+    def finish(self) -> None:
+        """Replace the fragmented file by one seekable MP4 (temp file beside it, then rename); nothing made is lost before."""
+        if self._file is None:
+            return
+        self._file.close()
+        part = self._path.with_name(self._path.name + ".part")
+        try:
+            progressive_mp4(self._segments[0].init, [s.data for s in self._segments], part, metadata={"title": self._title})
+            part.replace(self._path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+async def save_film(
+    load: Callable[[], Generator],
+    timeline: Timeline,
+    num_frames: int,
+    film: FilmFile,
+    *,
+    stop: StopSignal,
+    report: Callable[[str], None],
+) -> int:
+    """Load the generator, make the film into `film`; returns the number of frames made. `report` gets one line per step."""
+    worker = ThreadWorker("generate")
+    frames = 0
+    try:
+        report("loading the model")
+        generator = await worker.run(load)
+        meter = _Meter(generator.spec, num_frames, report)
+        chunks = stream_chunks(generator, timeline, num_frames=num_frames, worker=worker, on_step=meter.step, stop=stop)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                film.append(chunk)
+                frames += len(chunk.frames)
+                meter.chunk_done(chunk)
+    finally:
+        await worker.aclose()
+        film.finish()
+    return frames
+
+
+class _Meter:
+    """One line of progress: chunk, step, frames per second over the last chunks, time left."""
+
+    def __init__(self, spec: StreamSpec, num_frames: int, report: Callable[[str], None]) -> None:
+        self._spec = spec
+        self._chunks = spec.chunks_for(num_frames)
+        self._report = report
+        self._recent: deque[tuple[int, float]] = deque(maxlen=_RECENT_CHUNKS)
+        self._since = time.perf_counter()
+
+    def chunk_done(self, chunk: Chunk) -> None:
+        now = time.perf_counter()
+        self._recent.append((len(chunk.frames), now - self._since))
+        self._since = now
+
+    def step(self, index: int, step: int, steps: int) -> None:
+        line = f"chunk {index + 1} of {self._chunks}, step {step} of {steps}"
+        if self._recent:
+            frames_per_second = sum(f for f, _ in self._recent) / sum(s for _, s in self._recent)
+            left = (self._chunks - index) * self._spec.chunk_frames / frames_per_second
+            line += f", {frames_per_second:.1f} frames/s ({frames_per_second / self._spec.fps:.1f}x real time), {left:.0f} s left"
+        self._report(line)
