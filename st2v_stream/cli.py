@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from st2v_stream.direction import PRESETS, Timeline
 from st2v_stream.errors import InvalidRequest, St2vError
 
 if TYPE_CHECKING:
+    from st2v_stream.streaming.autoregressive import StopSignal
     from st2v_stream.types import ModelEntry
 
 
@@ -110,7 +111,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
 
 def _generate(args: argparse.Namespace) -> int:
     from st2v_stream.generate import FilmFile, save_film
-    from st2v_stream.streaming.worker import StopSignal
+    from st2v_stream.streaming.autoregressive import StopSignal
 
     entry = resolve_model(args.model, args.device)
     card = entry.card
@@ -128,9 +129,11 @@ def _generate(args: argparse.Namespace) -> int:
         print(f"st2v: {warning}", file=sys.stderr)
     film = FilmFile(args.output, card.spec, title=args.prompt, overwrite=args.overwrite)
     stop = StopSignal()
+    timeline, live = Timeline(direction), sys.stderr.isatty()
     with _interrupt_stops(stop):
-        frames = asyncio.run(save_film(entry.load, Timeline(direction), args.num_frames, film, stop=stop, report=_progress))
-    word = "stopped, kept" if stop.stopped else "made"
+        making = save_film(entry.load, timeline, args.num_frames, film, stop=stop, report=_progress, every_step=live)
+        frames = asyncio.run(making)
+    word = "stopped, kept" if stop.is_set else "made"
     print(f"\n{word} {frames} frames ({frames / card.spec.fps:.1f} s): {args.output}", file=sys.stderr)
     return 0
 
@@ -142,11 +145,11 @@ def _progress(line: str) -> None:
 
 
 @contextlib.contextmanager
-def _interrupt_stops(stop: object) -> object:
+def _interrupt_stops(stop: StopSignal) -> Iterator[None]:
     """Ctrl-C once: stop after the running denoising step and keep the file; a second time: leave at once."""
 
     def on_interrupt(*_: object) -> None:
-        stop.stop()  # type: ignore[attr-defined]
+        stop.stop()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = signal.signal(signal.SIGINT, on_interrupt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections import deque
@@ -16,8 +17,9 @@ from st2v_stream.errors import InvalidRequest, StoreError, StoreFull
 from st2v_stream.media.encode import encode_segment
 from st2v_stream.media.remux import progressive_mp4
 from st2v_stream.media.segment import EncodeSpec, Segment
-from st2v_stream.streaming.autoregressive import stream_chunks
-from st2v_stream.streaming.worker import StopSignal, ThreadWorker
+from st2v_stream.streaming.autoregressive import StopSignal, stream_chunks
+from st2v_stream.streaming.prefetch import prefetch
+from st2v_stream.streaming.worker import ThreadWorker
 from st2v_stream.types import Generator
 
 _RECENT_CHUNKS = 8
@@ -78,18 +80,22 @@ async def save_film(
     *,
     stop: StopSignal,
     report: Callable[[str], None],
+    every_step: bool = True,
 ) -> int:
-    """Load the generator, make the film into `film`; returns the number of frames made. `report` gets one line per step."""
+    """Load the generator, make the film into `film`; returns the number of frames made.
+
+    `report` gets one line per denoising step, or one per chunk. The next chunk is made while the last one is encoded.
+    """
     worker = ThreadWorker("generate")
     frames = 0
     try:
         report("loading the model")
         generator = await worker.run(load)
-        meter = _Meter(generator.spec, num_frames, report)
-        chunks = stream_chunks(generator, timeline, num_frames=num_frames, worker=worker, on_step=meter.step, stop=stop)
-        async with aclosing(chunks):
+        meter = _Meter(generator.spec, num_frames, report, every_step=every_step)
+        made = stream_chunks(generator, timeline, num_frames=num_frames, worker=worker, on_step=meter.step, stop=stop)
+        async with aclosing(prefetch(made, depth=1)) as chunks:
             async for chunk in chunks:
-                film.append(chunk)
+                await asyncio.to_thread(film.append, chunk)
                 frames += len(chunk.frames)
                 meter.chunk_done(chunk)
     finally:
@@ -101,8 +107,9 @@ async def save_film(
 class _Meter:
     """One line of progress: chunk, step, frames per second over the last chunks, time left."""
 
-    def __init__(self, spec: StreamSpec, num_frames: int, report: Callable[[str], None]) -> None:
+    def __init__(self, spec: StreamSpec, num_frames: int, report: Callable[[str], None], *, every_step: bool) -> None:
         self._spec = spec
+        self._every_step = every_step
         self._chunks = spec.chunks_for(num_frames)
         self._report = report
         self._recent: deque[tuple[int, float]] = deque(maxlen=_RECENT_CHUNKS)
@@ -114,6 +121,8 @@ class _Meter:
         self._since = now
 
     def step(self, index: int, step: int, steps: int) -> None:
+        if step < steps and not self._every_step:
+            return
         line = f"chunk {index + 1} of {self._chunks}, step {step} of {steps}"
         if self._recent:
             frames_per_second = sum(f for f, _ in self._recent) / sum(s for _, s in self._recent)
