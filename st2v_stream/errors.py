@@ -9,6 +9,7 @@
     ├── Forbidden              a wrong Host or Origin, or a grant for something else (403)
     ├── NotReady               the model is still loading, or failed to (503)
     ├── CheckpointError        a checkpoint is missing or damaged
+    ├── DamagedMedia           bytes that are not the segment they should be (media/boxes.py)
     ├── StoreError             the data directory cannot be used (locked, read-only, full, damaged)
     │   └── StoreFull          no space left
     └── Stopped                raised by `on_step` to leave a chunk between two denoising steps; not a failure

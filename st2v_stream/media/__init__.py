@@ -1,0 +1,1 @@
+"""Pictures in and out: chunks become H.264 segments, segments become files, uploads become frames. Imports no torch."""
