@@ -1,0 +1,1 @@
+"""Videos: films that grow, live on when every viewer leaves, and survive the process."""

@@ -1,0 +1,181 @@
+"""StreamingT2V: text to a film of any length, eight frames at a time (arXiv 2403.14773).
+
+    begin      a first-chunk maker gives 16 frames
+    generate   the tail (last 8 frames, CAM) and the anchor (frame 0 of the film, APM) condition a window of 16 frames;
+               its first 8 are the tail's moments again and are dropped, its last 8 are the chunk
+
+Everything a chunk depends on comes in as an argument; nothing is kept between calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from st2v_stream.chunk import Frames, Memory, StreamSpec
+from st2v_stream.direction import Direction
+from st2v_stream.errors import InvalidRequest
+from st2v_stream.generators.conditioning import AnchorEncoder, TextEncoder, blend_prompts
+from st2v_stream.generators.memory import Past, read_memory, to_network, write_memory
+from st2v_stream.networks.ar_step import ChunkConditions, chunk_conditions, extend
+from st2v_stream.networks.cam import ControlBranch
+from st2v_stream.networks.guidance import Guidance, pair
+from st2v_stream.networks.sampling import draw_published, make_sampler, noise_at
+from st2v_stream.networks.unet import StreamingUNet
+from st2v_stream.networks.vae import FrameAutoencoder
+from st2v_stream.types import ModelCard, OnStep, Reference
+
+
+class FirstChunkMaker(Protocol):
+    """Makes the film's first window."""
+
+    def __call__(self, direction: Direction, on_step: OnStep) -> Tensor:
+        """-> (16, 3, H, W) float32 in [0, 1]. Raises `Stopped`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Networks:
+    """All that has weights, except the first-chunk maker; `scheduler` is the content of scheduler_config.json."""
+
+    unet: StreamingUNet
+    cam: ControlBranch
+    vae: FrameAutoencoder
+    anchor: AnchorEncoder
+    text: TextEncoder
+    scheduler: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """The random numbers of one chunk, and in preset `published` the generator's state after them."""
+
+    init: Tensor
+    steps: Sequence[Tensor]
+    rng_state: Tensor | None = None
+
+
+class StreamingT2V:
+    """Implements `Generator`."""
+
+    def __init__(self, card: ModelCard, networks: Networks, first_chunk: FirstChunkMaker) -> None:
+        self._card, self._networks, self._first_chunk = card, networks, first_chunk
+        self._tail_frames = networks.unet.config.num_control_frames
+
+    @property
+    def card(self) -> ModelCard:
+        """What is known of the model."""
+        return self._card
+
+    @property
+    def spec(self) -> StreamSpec:
+        """Sizes and lengths of its films."""
+        return self._card.spec
+
+    @torch.inference_mode()
+    def begin(self, direction: Direction, reference: Reference | None, on_step: OnStep) -> tuple[Frames, Memory]:
+        """The first chunk, from the prompt or from a given image or clip. Raises `Stopped`, `InvalidRequest`."""
+        if reference is None:
+            frames = self._first_chunk(direction, on_step)
+        else:
+            frames = self._continue_reference(direction, reference, on_step)
+        published = direction.preset == "published"
+        rng_state = torch.Generator().manual_seed(direction.seed).get_state() if published else None
+        return write_memory(self.spec, 0, frames, tail_frames=self._tail_frames, rng_state=rng_state)
+
+    @torch.inference_mode()
+    def generate(self, direction: Direction, memory: Memory, on_step: OnStep) -> tuple[Frames, Memory]:
+        """Chunk `memory.next_index`. Raises `Stopped`, and `InvalidRequest` for another model's memory."""
+        index, past = memory.next_index, read_memory(memory, self.spec, self._tail_frames)
+        draws = self._draw(direction, index, past)
+        latents = self.denoise_window(direction, past, draws.init, draws.steps, on_step)
+        frames = decode_window(self._networks.vae, latents[:, :, self._tail_frames :])
+        return write_memory(self.spec, index, frames, tail_frames=self._tail_frames, past=past, rng_state=draws.rng_state)
+
+    def denoise_window(
+        self, direction: Direction, past: Past, init: Tensor, step_noise: Sequence[Tensor], on_step: OnStep
+    ) -> Tensor:
+        """-> latents (1, C, 16, h, w) of the window whose first 8 frames are the tail's moments."""
+        networks, guidance, device = self._networks, guidance_of(direction, self._networks.scheduler), self._device
+        return extend(
+            networks.unet,
+            networks.cam,
+            self._conditions(direction, past, guidance),
+            make_sampler(networks.scheduler, direction.num_inference_steps),
+            guidance,
+            init.to(device),
+            lambda k: step_noise[k].to(device),
+            on_step,
+        )
+
+    @property
+    def _device(self) -> torch.device:
+        return self._networks.unet.device
+
+    def _conditions(self, direction: Direction, past: Past, guidance: Guidance) -> ChunkConditions:
+        """Text, image tokens and control features; all constant over the steps of the chunk."""
+        networks, tail, anchor = self._networks, past.tail.to(self._device), past.anchor.to(self._device)
+        text = text_rows(networks.text, direction, guidance)
+        image = pair(networks.anchor.none(anchor), networks.anchor(anchor), guidance)
+        if networks.cam.config.cam_features == "noisy":
+            return chunk_conditions(networks.cam, text, image, control_frames=tail[None])
+        control_latents = rearrange(networks.vae.encode(tail), "f c h w -> 1 c f h w")
+        return chunk_conditions(networks.cam, text, image, control_latents=control_latents)
+
+    def _draw(self, direction: Direction, index: int, past: Past) -> _Draws:
+        shape = latents_shape(self.spec, self._networks.unet, self._networks.vae)
+        steps = direction.num_inference_steps if make_sampler(self._networks.scheduler, 1).uses_noise else 0
+        if direction.preset == "published":
+            rng = torch.Generator().manual_seed(direction.seed)
+            if past.rng_state is not None:
+                rng.set_state(past.rng_state)
+            init, noise = draw_published(rng, shape, steps)
+            return _Draws(init, noise, rng.get_state())
+        noise = [noise_at(direction.seed, index, f"step:{k}", shape) for k in range(steps)]
+        return _Draws(noise_at(direction.seed, index, "init", shape), noise)
+
+    def _continue_reference(self, direction: Direction, reference: Reference, on_step: OnStep) -> Tensor:
+        """A clip of 16 frames or more: its last 16. A shorter one (an image: repeated): its last 8, and 8 new ones."""
+        given, size = reference.frames, (self.spec.height, self.spec.width, 3)
+        if given.ndim != 4 or len(given) == 0 or given.shape[1:] != size:
+            raise InvalidRequest("reference of another size", expected=("T", *size), received=given.shape, param="reference")
+        clip = to_network(given)
+        if len(clip) >= self.spec.first_chunk_frames:
+            return clip[-self.spec.first_chunk_frames :] / 2 + 0.5
+        still = clip[:1].expand(max(0, self._tail_frames - len(clip)), -1, -1, -1)
+        tail = torch.cat([still, clip])[-self._tail_frames :]
+        past = Past(tail, clip[:1])
+        draws = self._draw(direction, 0, past)
+        latents = self.denoise_window(direction, past, draws.init, draws.steps, on_step)
+        new = decode_window(self._networks.vae, latents[:, :, self._tail_frames :])
+        return torch.cat([tail.to(new.device) / 2 + 0.5, new])
+
+
+def text_rows(encode: TextEncoder, direction: Direction, guidance: Guidance) -> Tensor:
+    """(passes, tokens, D): negative prompt first when guidance needs it."""
+    rows = pair(encode([direction.negative_prompt]), blend_prompts(encode, direction.prompts), guidance)
+    assert rows is not None
+    return rows
+
+
+def guidance_of(direction: Direction, scheduler: Mapping[str, Any]) -> Guidance:
+    """Preset `published` never rescales; otherwise the model's own `guidance_rescale` applies."""
+    rescale = 0.0 if direction.preset == "published" else float(scheduler.get("guidance_rescale", 0.0))
+    return Guidance(direction.guidance_scale, rescale)
+
+
+def latents_shape(spec: StreamSpec, unet: StreamingUNet, vae: FrameAutoencoder) -> tuple[int, ...]:
+    """(1, C, 16, h, w) of a window."""
+    config, downscale = unet.config, vae.config.downscale
+    return 1, config.in_channels, config.num_frames, spec.height // downscale, spec.width // downscale
+
+
+def decode_window(vae: FrameAutoencoder, latents: Tensor) -> Tensor:
+    """(1, C, F, h, w) -> (F, 3, H, W) in [0, 1], one frame at a time as published: memory does not grow with F."""
+    frames = vae.decode(rearrange(latents, "1 c f h w -> f c h w"), frames_at_once=1)
+    return (frames / 2 + 0.5).clamp(0, 1)

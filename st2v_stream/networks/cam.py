@@ -1,0 +1,186 @@
+"""CAM, the conditional attention module: the last 8 frames of the film steer the next window (paper sec. 4.1).
+
+Two halves: `ControlBranch`, a copy of the UNet's encoder that looks at the 8 frames ("short-term memory"), and
+`CamMerger`, the attention through which the main UNet's skip features read the branch's features (eq. 3-4). Published
+names: the branch is `unet.*` in the checkpoint, the mergers are `base_model.cross_attention_merger_*`.
+
+As published the branch gets the first 8 *noisy* latents of the window plus encoded pixels of the 8 frames, anew in
+every step (`cam_features="noisy"`). With `"clean"` it gets the VAE latents of the 8 frames at timestep 0: the features
+then belong to the chunk and are computed once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from einops import rearrange
+from torch import Tensor, nn
+
+from st2v_stream.networks.video_blocks import MidBlock, VideoBlocksConfig, VideoEncoder, zero_init
+
+
+class CamFeatures(NamedTuple):
+    """What the branch hands to the UNet: one (B*8, C, h, w) per skip feature, and one for the mid block or None."""
+
+    skips: tuple[Tensor, ...]
+    mid: Tensor | None
+
+
+@dataclass(frozen=True)
+class ControlBranchConfig(VideoBlocksConfig):
+    """The branch; the defaults are the published one (622 M parameters)."""
+
+    num_frames: int = 8
+    cam_features: Literal["noisy", "clean"] = "noisy"
+    condition_channels: tuple[int, ...] | None = (32, 96, 256, 512)  # pixel encoder; None: absent
+    has_mid_block: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cam_features not in ("noisy", "clean"):
+            raise ValueError(f"cam_features: expected 'noisy' or 'clean', received {self.cam_features!r}")
+
+
+class ConditionEncoder(nn.Module):
+    """E_cond: pixels (N, 3, 8h, 8w) in [-1, 1] -> (N, C, h, w). No norms, despite the paper (released config)."""
+
+    def __init__(self, channels: tuple[int, ...], out_channels: int) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(3, channels[0], kernel_size=3, padding=1)
+        self.blocks = nn.ModuleList()
+        for width, next_width in zip(channels, channels[1:], strict=False):
+            self.blocks.append(nn.Conv2d(width, width, kernel_size=3, padding=1))
+            self.blocks.append(nn.Conv2d(width, next_width, kernel_size=3, padding=1, stride=2))
+        self.conv_out = nn.Conv2d(channels[-1], out_channels, kernel_size=3, padding=1)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        hidden = F.silu(self.conv_in(frames))
+        for conv in self.blocks:
+            hidden = F.silu(conv(hidden))
+        return self.conv_out(hidden)
+
+
+class ControlBranch(VideoEncoder[ControlBranchConfig]):
+    """The CAM branch. Reads the text tokens only (no APM)."""
+
+    config_class = ControlBranchConfig
+
+    def __init__(self, config: ControlBranchConfig) -> None:
+        super().__init__(config)
+        if config.condition_channels is not None:
+            self.controlnet_cond_embedding = ConditionEncoder(config.condition_channels, config.block_out_channels[0])
+        if config.has_mid_block:
+            self.mid_block = MidBlock(config)
+
+    def init_weights(self) -> None:
+        """Start for training from scratch: every residual part is the identity, the pixels count nothing."""
+        zero_init(self)
+        if self.config.condition_channels is not None:
+            nn.init.zeros_(self.controlnet_cond_embedding.conv_out.weight)
+            nn.init.zeros_(self.controlnet_cond_embedding.conv_out.bias)
+
+    def copy_from(self, unet: VideoEncoder) -> None:
+        """Take over the UNet's encoder, as training starts (paper sec. 4.1: the branch is a copy of it)."""
+        theirs = unet.state_dict()
+        own = {name: value for name, value in self.state_dict().items() if name in theirs}
+        # the branch sees fewer frames: of frame positions it takes the first
+        self.load_state_dict({name: theirs[name][: len(value)] for name, value in own.items()}, strict=False)
+
+    def embed_condition(self, control_frames: Tensor) -> Tensor:
+        """Pixels (B, 8, 3, H, W) in [-1, 1] -> (B*8, C, h, w). Constant over the steps of a chunk."""
+        return self.controlnet_cond_embedding(rearrange(control_frames, "b f c h w -> (b f) c h w"))
+
+    def forward(
+        self, sample: Tensor, timesteps: Tensor, text: Tensor, condition_embedding: Tensor | None = None
+    ) -> CamFeatures:
+        """Latents (B, C, 8, h, w), (B,) timesteps, text (B, tokens, D), `embed_condition`'s result or None.
+
+        The embedding is added after the first temporal transformer. Features come out unscaled ("zero conv" is the
+        identity in the released set-up).
+        """
+        num_frames = sample.shape[2]
+        emb = self.embed_time(timesteps, num_frames)
+        hidden = self.embed_sample(sample)
+        if condition_embedding is not None:
+            hidden = hidden + condition_embedding
+        hidden, skips = self.encode(hidden, emb, text, num_frames)
+        mid = self.mid_block(hidden, emb, text, num_frames) if self.config.has_mid_block else None
+        return CamFeatures(tuple(skips), mid)
+
+    def clean_features(self, control_latents: Tensor, text: Tensor) -> CamFeatures:
+        """Features of clean latents (B, C, 8, h, w) at timestep 0; constant over the steps of a chunk."""
+        timesteps = torch.zeros(control_latents.shape[0], device=control_latents.device)
+        return self(control_latents, timesteps, text)
+
+
+class CamAttention(nn.Module):
+    """Per spatial position: 16 window frames ask, the 8 control frames answer.
+
+    As published without mask and without positions, with the branch's raw features as keys and values;
+    `frame_positions` and `key_norm` add what a small model needs to learn this quickly.
+    """
+
+    def __init__(self, channels: int, settings: CamMergerSettings) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(settings.norm_num_groups, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, channels)
+        self.attention = Attention(
+            query_dim=channels,
+            cross_attention_dim=channels,
+            heads=channels // settings.head_dim,
+            dim_head=settings.head_dim,
+        )
+        self.proj_out = nn.Linear(channels, channels)
+        self.key_norm = nn.GroupNorm(settings.norm_num_groups, channels, eps=1e-6) if settings.key_norm else None
+        self.query_positions = self.key_positions = None
+        if settings.frame_positions:  # std 0.2: strong enough to tell frames apart from the first step on
+            self.query_positions = nn.Parameter(0.2 * torch.randn(settings.num_frames, channels))
+            self.key_positions = nn.Parameter(0.2 * torch.randn(settings.num_control_frames, channels))
+
+    def forward(self, hidden: Tensor, control: Tensor, num_frames: int) -> Tensor:
+        """(B*F, C, h, w) and (B*8, C, h, w) -> (B*F, C, h, w): what is added to `hidden`."""
+        query = rearrange(hidden, "(b f) c h w -> b c f (h w)", f=num_frames)
+        query = rearrange(self.norm(query), "b c f n -> (b n) f c")  # group norm over all frames jointly
+        query = self.proj_in(query)
+        key = rearrange(control, "(b f) c h w -> b c f (h w)", b=hidden.shape[0] // num_frames)
+        if self.key_norm is not None:
+            key = self.key_norm(key)
+        key = rearrange(key, "b c f n -> (b n) f c")
+        if self.query_positions is not None and self.key_positions is not None:
+            query = query + self.query_positions[:num_frames]
+            key = key + self.key_positions[: key.shape[1]]
+        out = self.proj_out(self.attention(query, encoder_hidden_states=key))
+        batch, height = hidden.shape[0] // num_frames, hidden.shape[2]
+        return rearrange(out, "(b h w) f c -> (b f) c h w", b=batch, h=height)
+
+
+@dataclass(frozen=True)
+class CamMergerSettings:
+    """What all mergers of one UNet share."""
+
+    head_dim: int = 64
+    norm_num_groups: int = 32
+    num_frames: int = 16
+    num_control_frames: int = 8
+    frame_positions: bool = False
+    key_norm: bool = False
+
+
+class CamMerger(nn.Module):
+    """x + CAM(x, control); the inner name is the checkpoint's."""
+
+    def __init__(self, channels: int, settings: CamMergerSettings) -> None:
+        super().__init__()
+        self.temporal_transformer = CamAttention(channels, settings)
+
+    def forward(self, hidden: Tensor, control: Tensor, num_frames: int) -> Tensor:
+        return hidden + self.temporal_transformer(hidden, control, num_frames)
+
+    def init_weights(self) -> None:
+        """Training starts with CAM adding nothing (paper sec. 4.1)."""
+        nn.init.zeros_(self.temporal_transformer.proj_out.weight)
+        nn.init.zeros_(self.temporal_transformer.proj_out.bias)

@@ -1,0 +1,116 @@
+"""The tables, as numbered steps. A step that was released is never edited; a change is a new step."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from st2v_stream.errors import StoreError
+
+FIRST = (
+    # Everything that can change a pixel and is not in the Direction: the model, its version, the sizes of its films.
+    """CREATE TABLE config(
+        hash TEXT PRIMARY KEY,
+        json TEXT NOT NULL,
+        created_at_s INTEGER NOT NULL) STRICT, WITHOUT ROWID""",
+    # Files in DATA/blobs that rows refer to.
+    """CREATE TABLE blob(
+        sha256 TEXT PRIMARY KEY,
+        kind TEXT NOT NULL CHECK(kind IN ('segment', 'init', 'memory', 'input')),
+        size_bytes INTEGER NOT NULL,
+        created_at_s INTEGER NOT NULL) STRICT, WITHOUT ROWID""",
+    # epoch: number of the run that may write; each start of a run raises it. seq, chunks, frames: what the log holds.
+    """CREATE TABLE video(
+        id TEXT PRIMARY KEY,
+        config TEXT NOT NULL REFERENCES config,
+        created_at_s INTEGER NOT NULL,
+        completed_at_s INTEGER,
+        title TEXT NOT NULL,
+        first TEXT NOT NULL,
+        num_frames INTEGER,
+        state TEXT NOT NULL CHECK(state IN
+            ('queued', 'loading', 'running', 'paused', 'stopping', 'stopped', 'completed', 'failed')),
+        ended_by TEXT CHECK(ended_by IN ('length', 'stopped', 'error')),
+        error TEXT,
+        paused_reason TEXT,
+        warnings TEXT NOT NULL DEFAULT '[]',
+        parent_id TEXT REFERENCES video ON DELETE SET NULL,
+        fork_index INTEGER,
+        epoch INTEGER NOT NULL DEFAULT 0,
+        seq INTEGER NOT NULL DEFAULT 0,
+        chunks INTEGER NOT NULL DEFAULT 0,
+        frames INTEGER NOT NULL DEFAULT 0,
+        enhanced_frames INTEGER NOT NULL DEFAULT 0,
+        size_bytes INTEGER NOT NULL DEFAULT 0) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE cue(
+        video_id TEXT NOT NULL REFERENCES video ON DELETE CASCADE,
+        number INTEGER NOT NULL,
+        idx INTEGER NOT NULL,
+        changes TEXT NOT NULL,
+        PRIMARY KEY(video_id, number)) STRICT, WITHOUT ROWID""",
+    # The commit record: this row is the acknowledgement. memory: JSON with the sha256 of each part's blob.
+    """CREATE TABLE chunk(
+        video_id TEXT NOT NULL REFERENCES video ON DELETE CASCADE,
+        idx INTEGER NOT NULL,
+        epoch INTEGER NOT NULL,
+        start INTEGER NOT NULL,
+        frames INTEGER NOT NULL,
+        frames_sha256 TEXT NOT NULL,
+        direction TEXT NOT NULL,
+        memory TEXT,
+        size_bytes INTEGER NOT NULL,
+        seconds REAL NOT NULL,
+        created_at_s INTEGER NOT NULL,
+        PRIMARY KEY(video_id, idx)) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE segment(
+        video_id TEXT NOT NULL,
+        idx INTEGER NOT NULL,
+        rendition TEXT NOT NULL CHECK(rendition IN ('preview', 'enhanced')),
+        revision INTEGER NOT NULL,
+        seq INTEGER NOT NULL,
+        hash TEXT NOT NULL REFERENCES blob,
+        init TEXT NOT NULL REFERENCES blob,
+        size_bytes INTEGER NOT NULL,
+        codec TEXT NOT NULL,
+        start INTEGER NOT NULL,
+        frames INTEGER NOT NULL,
+        width INTEGER NOT NULL,
+        height INTEGER NOT NULL,
+        PRIMARY KEY(video_id, idx, rendition, revision),
+        FOREIGN KEY(video_id, idx) REFERENCES chunk ON DELETE CASCADE) STRICT, WITHOUT ROWID""",
+    "CREATE UNIQUE INDEX segment_seq ON segment(video_id, seq)",
+    "CREATE INDEX segment_hash ON segment(hash)",
+    "CREATE INDEX segment_init ON segment(init)",
+    # A cursor is a seq. An entry of kind segment is the segment row with the same seq.
+    """CREATE TABLE log(
+        video_id TEXT NOT NULL REFERENCES video ON DELETE CASCADE,
+        seq INTEGER NOT NULL,
+        kind TEXT NOT NULL CHECK(kind IN ('segment', 'reset', 'cue', 'state')),
+        idx INTEGER NOT NULL,
+        view TEXT,
+        PRIMARY KEY(video_id, seq)) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE enhancement(
+        video_id TEXT NOT NULL,
+        idx INTEGER NOT NULL,
+        state TEXT NOT NULL CHECK(state IN ('ready', 'running', 'done', 'skipped', 'failed')),
+        attempts INTEGER NOT NULL DEFAULT 0,
+        error TEXT,
+        PRIMARY KEY(video_id, idx),
+        FOREIGN KEY(video_id, idx) REFERENCES chunk ON DELETE CASCADE) STRICT, WITHOUT ROWID""",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (FIRST,)
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the tables to the newest step, each step in one transaction. Raises `StoreError` if they are newer still."""
+    done: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if done > len(MIGRATIONS):
+        raise StoreError(
+            "the data directory was written by a newer st2v", expected=f"tables up to {len(MIGRATIONS)}", received=done
+        )
+    for number, statements in enumerate(MIGRATIONS[done:], start=done + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in statements:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {number}")
+        connection.execute("COMMIT")

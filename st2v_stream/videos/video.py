@@ -1,0 +1,326 @@
+"""One film being made: its states in the open, and `Video.run()`, the one that pulls.
+
+queued ──> loading ──> running ──> completed          ended_by length
+                         │  ↑
+                         ↓  │
+                        paused                        nobody watches, or the disk is full
+any of these ──> stopping ──> stopped                 ended_by stopped; what exists is whole
+any of these ──> failed                               ended_by error
+stopped, completed, failed ──> queued                 continue
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from concurrent.futures import Executor
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
+
+from st2v_stream.chunk import Chunk, Memory, StreamSpec
+from st2v_stream.errors import Conflict, St2vError, Stopped, StoreError
+from st2v_stream.store.segments import ChunkRecord, Encoded, record_of
+from st2v_stream.store.store import Store
+from st2v_stream.store.videos import now_s
+from st2v_stream.streaming.autoregressive import StopSignal, stream_chunks
+from st2v_stream.streaming.follow import Bell
+from st2v_stream.streaming.prefetch import prefetch
+from st2v_stream.types import EndedBy, Generator, LogEntry, Progress, VideoState, VideoView, Worker
+from st2v_stream.videos.shelf import ModelShelf, describe
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+LOOKAHEAD = 1
+"""Chunks made while the one before is encoded and written. More would only delay what a stop or a cue changes."""
+
+LEGAL: Mapping[VideoState, frozenset[VideoState]] = {
+    "queued": frozenset({"loading", "running", "paused", "stopping", "stopped", "completed", "failed"}),
+    "loading": frozenset({"queued", "running", "paused", "stopping", "stopped", "failed"}),
+    "running": frozenset({"queued", "running", "paused", "stopping", "stopped", "completed", "failed"}),
+    "paused": frozenset({"queued", "loading", "running", "stopping", "stopped", "completed", "failed"}),
+    "stopping": frozenset({"stopped", "completed", "failed"}),
+    "stopped": frozenset({"queued"}),
+    "completed": frozenset({"queued"}),
+    "failed": frozenset({"queued"}),
+}
+"""The states that may follow each state. `queued` after `loading` or `running` is a restart of the process."""
+
+ACTIVE: tuple[VideoState, ...] = ("queued", "loading", "running", "paused", "stopping")
+"""States of a video that is being made; after a restart such a video resumes by itself."""
+
+Encode = Callable[[Chunk], Encoded]
+
+
+def before(state: VideoState) -> frozenset[VideoState]:
+    """The states from which `state` may be entered."""
+    return frozenset(earlier for earlier, later in LEGAL.items() if state in later)
+
+
+@dataclass(frozen=True)
+class Studio:
+    """What all videos of a process share."""
+
+    store: Store
+    worker: Worker
+    shelf: ModelShelf
+    encoders: Executor
+    encoder_for: Callable[[StreamSpec], Encode]
+    turns: asyncio.Semaphore
+    """max_running of them; videos with a turn alternate chunk by chunk, because each has one call on the worker at most."""
+    pause_unwatched_s: float | None = None
+    retry_s: float = 1.0
+    """First wait before the store is tried again; doubles up to 30 times that."""
+    space_freed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set and cleared when a video was deleted: a reason to try at once."""
+
+
+class Video:
+    """A film while it is being made. `view` is what it is now, `bell` tells followers."""
+
+    def __init__(self, view: VideoView, bell: Bell, studio: Studio) -> None:
+        self.view = view
+        self.bell = bell
+        self._studio = studio
+        self._stop = StopSignal()
+        self._turn = _Turn(studio.turns)
+        self._pace = _Pace()
+        self._held_up = False
+
+    def stop(self) -> None:
+        """Ask it to end within one denoising step."""
+        self._stop.stop()
+
+    def take(self, entry: LogEntry) -> None:
+        """A state entry that somebody else has written."""
+        if entry.seq > self.view.seq:
+            self._announce(entry)
+
+    async def run(self) -> None:
+        """Make the film from where it is to its end. Cancelled, it leaves the store as it is: the next start goes on."""
+        try:
+            await self._make()
+        except Stopped:
+            await self._end("stopped", "stopped")
+        except St2vError as error:
+            await self._end("failed", "error", describe(error))
+        except Exception as error:  # a model can raise anything; the film has to say so
+            logger.exception("%s failed", self.view.id)
+            await self._end("failed", "error", describe(error))
+        else:
+            await self._end("completed", "length")
+        self.bell.announce_progress(None)
+
+    # ------------------------------------------------------------ making
+
+    async def _make(self) -> None:
+        self._stop.check()
+        if self.view.state != "queued":
+            await self._move("queued", paused_reason=None)
+        if self._is_whole():
+            return
+        await self._stop.interrupt(self._turn.take())
+        try:
+            await self._pull(await self._load())
+        finally:
+            self._turn.give()
+
+    async def _pull(self, generator: Generator) -> None:
+        epoch, memory = await self._take_up()
+        await self._move("running", paused_reason=None)
+        self._pace.begin()
+        async with aclosing(prefetch(self._while_watched(self._chunks(generator, memory)), LOOKAHEAD)) as chunks:
+            async for chunk in chunks:
+                await self._keep(chunk, epoch)
+        if not self._is_whole():
+            self._stop.check()
+
+    def _is_whole(self) -> bool:
+        return self.view.num_frames is not None and self.view.frames >= self.view.num_frames
+
+    async def _load(self) -> Generator:
+        shelf, name = self._studio.shelf, self.view.model
+        if shelf.state(name) != "ready":
+            await self._move("loading")
+        generator = await self._stop.interrupt(shelf.generator(name))
+        if generator.spec != self.view.spec:
+            message = f"{name} is not what {self.view.id} was begun with"
+            raise Conflict(message, expected=self.view.spec, received=generator.spec)
+        return generator
+
+    async def _take_up(self) -> tuple[int, Memory | None]:
+        """The epoch of this run and the memory to go on from; the film is cut back where memories are damaged."""
+        store, video_id = self._studio.store, self.view.id
+        epoch = await self._patiently(partial(store.begin_run, video_id))
+        memory, reset = await self._patiently(partial(store.newest_memory, video_id))
+        if reset is not None:
+            self.view = await store.view(video_id)
+            self.bell.announce([reset])
+        return epoch, memory
+
+    async def _chunks(self, generator: Generator, memory: Memory | None) -> AsyncGenerator[Chunk, None]:
+        view, studio = self.view, self._studio
+        stream = stream_chunks(
+            generator,
+            await studio.store.timeline(view.id),
+            num_frames=None if view.num_frames is None else view.num_frames - view.frames,
+            worker=studio.worker,
+            memory=memory,
+            on_step=self._progress_reporter(),
+            stop=self._stop,
+        )
+        async with aclosing(stream):
+            async for chunk in stream:
+                yield chunk
+
+    async def _while_watched(self, chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Chunk, None]:
+        """Do not ask for more while nobody watches, if that is what the configuration says."""
+        async with aclosing(chunks):
+            await self._wait_for_viewers()
+            async for chunk in chunks:
+                yield chunk
+                await self._wait_for_viewers()
+
+    async def _wait_for_viewers(self) -> None:
+        patience_s = self._studio.pause_unwatched_s
+        if patience_s is None or min(self.bell.unwatched_for_s, self._pace.running_for_s) < patience_s:
+            return
+        self._turn.give()
+        await self._move("paused", paused_reason="nobody is watching")
+        await self._stop.interrupt(self.bell.watched())
+        await self._move("queued", paused_reason=None)
+        await self._stop.interrupt(self._turn.take())
+        await self._move("running")
+        self._pace.begin()
+
+    async def _keep(self, chunk: Chunk, epoch: int) -> None:
+        """Encode the chunk, make it durable, and only then tell."""
+        studio = self._studio
+        prepare = partial(_encode_and_record, studio.encoder_for, self.view.spec, chunk)
+        record = await asyncio.get_running_loop().run_in_executor(studio.encoders, prepare)
+        entry, added_bytes = await self._patiently(partial(studio.store.commit, self.view.id, epoch, record))
+        self._pace.count(record.segment.frames)
+        self.view = replace(
+            self.view,
+            seq=entry.seq,
+            chunks=self.view.chunks + 1,
+            frames=self.view.frames + record.segment.frames,
+            size_bytes=self.view.size_bytes + added_bytes,
+        )
+        self.bell.announce([entry])
+        if self._held_up:
+            await self._move("running", paused_reason=None)
+
+    def _progress_reporter(self) -> Callable[[int, int, int], None]:
+        loop = asyncio.get_running_loop()
+
+        def report(index: int, k: int, n: int) -> None:  # on the worker's thread
+            loop.call_soon_threadsafe(self.bell.announce_progress, Progress(index, k, n, self._pace.frames_per_second))
+
+        return report
+
+    # ------------------------------------------------------------ states
+
+    async def _move(self, state: VideoState, **changes: Any) -> None:
+        """Enter `state`; where that is not legal (it is stopping), stay."""
+        with suppress(Conflict):
+            self._announce(await self._patiently(self._change_to(state, **changes)))
+            self._held_up = False
+
+    async def _end(self, state: VideoState, ended_by: EndedBy, error: str | None = None) -> None:
+        """Enter a final state, however long the store takes."""
+        ending = self._change_to(state, ended_by=ended_by, error=error, completed_at_s=now_s(), paused_reason=None)
+        self._announce(await self._patiently(ending, unless_stopped=False))
+
+    def _change_to(self, state: VideoState, **changes: Any) -> Callable[[], Awaitable[LogEntry]]:
+        return partial(self._studio.store.change, self.view.id, before(state), state=state, **changes)
+
+    def _announce(self, entry: LogEntry) -> None:
+        if entry.view is not None:
+            self.view = entry.view
+        self.bell.announce([entry])
+
+    async def _patiently(self, write: Callable[[], Awaitable[T]], *, unless_stopped: bool = True) -> T:
+        """Do it; while the store will not, pause the film and try again. Raises `Stopped` if it is stopped meanwhile."""
+        delay_s = self._studio.retry_s
+        while True:
+            try:
+                return await write()
+            except StoreError as error:
+                await self._hold(error)
+            again = self._wait_to_retry(delay_s)
+            await (self._stop.interrupt(again) if unless_stopped else again)
+            delay_s = min(2 * delay_s, 30 * self._studio.retry_s)
+
+    async def _hold(self, error: StoreError) -> None:
+        """Show why it is paused: in the log if the store still takes a row, else as a notice to those who watch."""
+        logger.warning("%s is held up: %s", self.view.id, error)
+        self._held_up = True
+        state: VideoState = "stopping" if self._stop.is_set else "paused"
+        if self.view.state == state and self.view.paused_reason == str(error):
+            return
+        try:
+            self._announce(await self._change_to(state, paused_reason=str(error))())
+        except (StoreError, Conflict):
+            self.view = replace(self.view, state=state, paused_reason=str(error))
+            self.bell.announce_notice(LogEntry(self.bell.seq, "state", self.view.chunks, view=self.view))
+
+    async def _wait_to_retry(self, delay_s: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._studio.space_freed.wait(), delay_s)
+
+
+def _encode_and_record(encoder_for: Callable[[StreamSpec], Encode], spec: StreamSpec, chunk: Chunk) -> ChunkRecord:
+    return record_of(chunk, encoder_for(spec)(chunk))
+
+
+class _Turn:
+    """One of the places among the running videos; giving it back twice is giving it back once."""
+
+    def __init__(self, turns: asyncio.Semaphore) -> None:
+        self._turns = turns
+        self._held = False
+
+    async def take(self) -> None:
+        await self._turns.acquire()
+        self._held = True
+
+    def give(self) -> None:
+        if self._held:
+            self._held = False
+            self._turns.release()
+
+
+class _Pace:
+    """Frames per second over the last few chunks, by the wall clock: whether the film keeps up with its playback."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int]] = deque(maxlen=6)
+
+        self._began_s = time.monotonic()
+
+    def begin(self) -> None:
+        self._began_s = time.monotonic()
+        self._marks.clear()
+        self._marks.append((self._began_s, 0))
+
+    def count(self, frames: int) -> None:
+        self._marks.append((time.monotonic(), frames))
+
+    @property
+    def running_for_s(self) -> float:
+        return time.monotonic() - self._began_s
+
+    @property
+    def frames_per_second(self) -> float | None:
+        marks = list(self._marks)
+        if len(marks) < 2:
+            return None
+        elapsed_s = marks[-1][0] - marks[0][0]
+        return sum(frames for _, frames in marks[1:]) / max(elapsed_s, 1e-6)
