@@ -1,0 +1,266 @@
+"""`WS /v1/videos/{id}/watch`: sends one video's log to one viewer, and never queues bytes, only positions in the log.
+
+One sender task, one receive loop that always runs (uvicorn stops reading, and so stops seeing pongs, while nobody receives),
+and one place that closes. Every message has a deadline: a viewer whose socket takes nothing for that long is cut off by
+aborting the transport, because close() itself waits for the same full socket. Viewers reconnect with their cursor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from st2v_stream.delivery.film import following
+from st2v_stream.delivery.protocol import (
+    MAX_IN_FLIGHT,
+    SUBPROTOCOL,
+    WANT_ANSWER,
+    Ack,
+    BadMessage,
+    CloseCode,
+    Conversation,
+    Hello,
+    Json,
+    Want,
+    covers,
+    error_message,
+)
+from st2v_stream.errors import NotFound, St2vError
+from st2v_stream.types import Director, LogEntry, SegmentRef, VideoView
+
+log = logging.getLogger(__name__)
+
+ABORT_EXTENSION = "st2v.abort"
+"""Key of scope["extensions"] under which the server may offer a function that drops the connection at once."""
+
+Message: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class WatchLimits:
+    """How long a viewer may take, and how many segments may be on their way to it."""
+
+    hello_s: float = 5.0
+    send_s: float = 10.0
+    max_in_flight: int = MAX_IN_FLIGHT
+
+
+class ViewerMetrics(Protocol):
+    """What is counted about viewers."""
+
+    def viewer_joined(self) -> None: ...
+
+    def viewer_left(self) -> None: ...
+
+    def viewer_aborted(self) -> None: ...
+
+    def segment_sent(self, size_bytes: int) -> None: ...
+
+
+class Closing(Exception):
+    """Leave the conversation: close the socket with this code, after an error message if there is one."""
+
+    def __init__(self, code: int, reason: str = "", error: Json | None = None) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+        self.error = error
+
+
+class ViewerGone(Exception):
+    """The socket is closed or cut off; nothing more can be sent."""
+
+
+async def watch(
+    websocket: WebSocket,
+    director: Director,
+    video_id: str,
+    metrics: ViewerMetrics,
+    *,
+    limits: WatchLimits | None = None,
+    allowed_for_s: float | None = None,
+) -> None:
+    """Serve one viewer until it leaves, the video is deleted or its permission (None = no end) runs out."""
+    viewer = _Viewer(websocket, director, video_id, metrics, limits or WatchLimits())
+    metrics.viewer_joined()
+    try:
+        await viewer.run(allowed_for_s)
+    finally:
+        metrics.viewer_left()
+
+
+async def refuse(websocket: WebSocket, code: int, reason: str) -> None:
+    """Accept, only to close with a code that a page can read (browsers hide the status of a refused handshake)."""
+    await websocket.accept(subprotocol=visible_subprotocol(websocket.scope["subprotocols"]))
+    await websocket.close(code, reason)
+
+
+def visible_subprotocol(offered: Iterable[str]) -> str | None:
+    """The sub-protocol to answer with: ours if offered, else any that is not a token (a browser needs one to stay open)."""
+    names = [name for name in offered if name and not name.startswith("bearer.")]
+    return SUBPROTOCOL if SUBPROTOCOL in names else next(iter(names), None)
+
+
+class _Viewer:
+    def __init__(
+        self, websocket: WebSocket, director: Director, video_id: str, metrics: ViewerMetrics, limits: WatchLimits
+    ) -> None:
+        self._websocket = websocket
+        self._director = director
+        self._video_id = video_id
+        self._metrics = metrics
+        self._limits = limits
+        self._conversation = Conversation(max_in_flight=limits.max_in_flight)
+        self._acknowledged = asyncio.Event()
+        self._sending = asyncio.Lock()
+
+    async def run(self, allowed_for_s: float | None) -> None:
+        try:
+            await self._converse(allowed_for_s)
+        except ViewerGone:
+            return
+        except Closing as closing:
+            await self._close(closing)
+        except BadMessage as error:
+            await self._close(Closing(CloseCode.BAD_MESSAGE, error.message, error_message(error.code, str(error))))
+        except St2vError as error:
+            log.error("a viewer of %s was cut off: %s", self._video_id, error)
+            await self._close(Closing(CloseCode.FAILED, error.message, error_message(error.code, str(error))))
+
+    async def _converse(self, allowed_for_s: float | None) -> None:
+        offered = self._websocket.scope["subprotocols"]
+        await self._websocket.accept(subprotocol=visible_subprotocol(offered))
+        if SUBPROTOCOL not in offered:
+            raise Closing(CloseCode.WRONG_PROTOCOL, f"expected sub-protocol {SUBPROTOCOL}")
+        view = await self._video()
+        hello = await self._receive_hello()
+        if hello.cursor > view.seq:
+            raise BadMessage(
+                "the cursor is ahead of the video", expected=f"at most {view.seq}", received=hello.cursor, param="cursor"
+            )
+        tasks = {asyncio.create_task(self._send_film(hello)), asyncio.create_task(self._receive_all())}
+        try:
+            done, _ = await asyncio.wait(tasks, timeout=allowed_for_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
+        raise Closing(CloseCode.NOT_ALLOWED, "this link has expired")
+
+    async def _video(self) -> VideoView:
+        try:
+            return await self._director.get(self._video_id)
+        except NotFound:
+            raise Closing(CloseCode.UNKNOWN_VIDEO, "no such video") from None
+
+    # ------------------------------------------------------------ receiving
+
+    async def _receive_hello(self) -> Hello:
+        try:
+            async with asyncio.timeout(self._limits.hello_s):
+                text = await self._receive()
+        except TimeoutError:
+            raise BadMessage("no hello", expected=f"hello within {self._limits.hello_s:g} s", received="nothing") from None
+        hello = self._conversation.receive(text)
+        assert isinstance(hello, Hello)
+        return hello
+
+    async def _receive_all(self) -> None:
+        while True:
+            incoming = self._conversation.receive(await self._receive())
+            if isinstance(incoming, Ack):
+                self._acknowledged.set()
+            elif isinstance(incoming, Want):
+                await self._send_json(WANT_ANSWER)
+
+    async def _receive(self) -> str | None:
+        message = await self._websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise ViewerGone
+        text: str | None = message.get("text")
+        return text
+
+    # ------------------------------------------------------------ sending
+
+    async def _send_film(self, hello: Hello) -> None:
+        try:
+            cursor = await self._send_start(hello)
+            async with following(self._director, self._video_id, cursor) as items:
+                async for item in items:
+                    if isinstance(item, LogEntry) and item.segment is not None:
+                        await self._send_segment(item, item.segment)
+                    else:
+                        for message in self._conversation.texts(item):
+                            await self._send_json(message)
+        except NotFound:
+            pass
+        raise Closing(CloseCode.DELETED, "the video was deleted")
+
+    async def _send_start(self, hello: Hello) -> int:
+        """Welcome, and for a newcomer the snapshot; the seq to follow from."""
+        snapshot = await self._director.snapshot(self._video_id)
+        view = snapshot.view
+        newcomer = hello.cursor == 0 and covers(hello.renditions, snapshot)
+        entries = snapshot.entries if newcomer else ()
+        await self._send_json(self._conversation.welcome(view, snapshot.seq, entries))
+        for entry in entries:
+            if entry.segment is not None:
+                await self._send_segment(entry, entry.segment)
+        if view.ended_by is not None and (newcomer or hello.cursor >= snapshot.seq):
+            await self._send_json(self._conversation.ended(snapshot.seq, view))
+        return snapshot.seq if newcomer else hello.cursor
+
+    async def _send_segment(self, entry: LogEntry, segment: SegmentRef) -> None:
+        if not self._conversation.wants(entry):
+            return
+        while not self._conversation.has_room:
+            self._acknowledged.clear()
+            await self._acknowledged.wait()
+        announcement = self._conversation.new_init(segment)
+        if announcement is not None:
+            await self._send_json(announcement)
+            init = await self._director.read_blob(segment.init)
+            await self._send_bytes(self._conversation.init_bytes(segment, init))
+        payload = await self._director.read_blob(segment.hash)
+        await self._send_bytes(self._conversation.segment_bytes(entry.seq, segment, payload))
+        self._metrics.segment_sent(len(payload))
+
+    async def _send_json(self, message: Json) -> None:
+        await self._send({"type": "websocket.send", "text": json.dumps(message, separators=(",", ":"))})
+
+    async def _send_bytes(self, message: bytes) -> None:
+        await self._send({"type": "websocket.send", "bytes": message})
+
+    async def _send(self, message: Message) -> None:
+        """Send within the deadline or cut the viewer off. Raises `ViewerGone`."""
+        async with self._sending:
+            try:
+                async with asyncio.timeout(self._limits.send_s):
+                    await self._websocket.send(message)
+            except TimeoutError:
+                self._abort()
+                raise ViewerGone from None
+            except (WebSocketDisconnect, RuntimeError, OSError):  # closed by the other side, by a ping, at shutdown
+                raise ViewerGone from None
+
+    def _abort(self) -> None:
+        self._metrics.viewer_aborted()
+        abort = self._websocket.scope.get("extensions", {}).get(ABORT_EXTENSION)
+        if abort is not None:
+            abort()
+
+    async def _close(self, closing: Closing) -> None:
+        try:
+            if closing.error is not None:
+                await self._send_json(closing.error)
+            await self._send({"type": "websocket.close", "code": int(closing.code), "reason": closing.reason[:120]})
+        except ViewerGone:
+            return
