@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_model import write_model
+from small_model import write_model, write_published_model
 
 from st2v_stream.checkpoints.load import load_generator
 from st2v_stream.chunk import Chunk, Memory
@@ -66,6 +66,17 @@ def test_pieces_equal_the_whole_and_resumed_equals_uninterrupted(generator: Stre
     again += film(elsewhere, timeline, 2, memory=through_disk(again[-1].memory))
     assert np.array_equal(pixels(whole), pixels(again))
     assert [chunk.memory.digest for chunk in whole] == [chunk.memory.digest for chunk in again]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_published_parts_stream_too(tmp_path: Path, preset: str) -> None:
+    """Noise in every step: resumed equals uninterrupted although the draws are many."""
+    generator = load_generator(write_published_model(tmp_path), "cpu")
+    timeline = Timeline(replace(DIRECTION, preset=preset))
+    whole = film(generator, timeline, 3)
+    resumed = film(generator, timeline, 1, memory=through_disk(whole[1].memory))
+    assert np.array_equal(whole[2].frames, resumed[0].frames)
+    assert whole[2].memory.digest == resumed[0].memory.digest
 
 
 def through_disk(memory: Memory) -> Memory:
