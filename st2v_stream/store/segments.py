@@ -17,6 +17,9 @@ from st2v_stream.store.memories import memory_to_blobs
 from st2v_stream.store.videos import forget_unreferenced, next_seq, now_s, view_from_json
 from st2v_stream.types import LogEntry, SegmentRef
 
+KEEP_EVERY = 8
+"""A finished film keeps the memory of every 8th chunk: at most 7 chunks are made again to branch anywhere."""
+
 
 class Encoded(Protocol):
     """What the encoder makes of a chunk: the segment's bytes, those of its init segment, and what they show."""
@@ -120,6 +123,21 @@ def truncate(connection: sqlite3.Connection, video_id: str, index: int) -> tuple
         seq = next_seq(connection, video_id)
         _log(connection, video_id, seq, "reset", index)
         return LogEntry(seq, "reset", index), forget_unreferenced(connection)
+
+
+def thin_memories(connection: sqlite3.Connection, video_id: str) -> list[str]:
+    """Keep the memories of chunk 0, of every `KEEP_EVERY`th chunk, of branch points and of the last chunk.
+
+    Returns the sha256 of the blobs that nobody refers to any more.
+    """
+    with transaction(connection):
+        connection.execute(
+            """UPDATE chunk SET memory = NULL
+               WHERE video_id = ?1 AND idx % ?2 != 0 AND idx < (SELECT max(idx) FROM chunk WHERE video_id = ?1)
+                 AND idx NOT IN (SELECT fork_index - 1 FROM video WHERE parent_id = ?1)""",
+            (video_id, KEEP_EVERY),
+        )
+        return forget_unreferenced(connection)
 
 
 def read_log(connection: sqlite3.Connection, video_id: str, seq: int, limit: int) -> list[LogEntry]:

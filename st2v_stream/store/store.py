@@ -128,6 +128,10 @@ class Store:
             raise NotFound("no memory there", expected=f"the index of a chunk of {video_id} that keeps one", received=index)
         return await self._read(memory_from_blobs, row, self._blobs.read)
 
+    async def thin(self, video_id: str) -> None:
+        """Forget most memories of a finished film (see `segments.thin_memories`)."""
+        await self._database.run(self._thin, video_id)
+
     async def frame_hashes(self, video_id: str) -> list[str]:
         """sha256 of the frames of every chunk, before they were encoded."""
         return await self._database.run(segments.read_frame_hashes, video_id)
@@ -208,6 +212,10 @@ class Store:
         self._copy(video_id, entry, None)
         self.size_bytes = segments.read_total_bytes(connection)
         return entry
+
+    def _thin(self, connection: sqlite3.Connection, video_id: str) -> None:
+        self._remove(segments.thin_memories(connection, video_id))
+        self.size_bytes = segments.read_total_bytes(connection)
 
     def _delete(self, connection: sqlite3.Connection, video_id: str) -> None:
         lost = videos.delete_rows(connection, video_id)

@@ -96,8 +96,7 @@ class Live:
         """A new video, being made from now on. Raises `InvalidRequest`, `UnknownModel`, `StoreFull`."""
         card = self._shelf.card(request.model or self._config.model)
         view = new_view(request, card, self._config, new_video_id(), now_s())
-        entry = await self._store.create(view, {"model_version": card.version})
-        return (await self._begin(_view_of(entry))).view
+        return await asyncio.shield(self._create(view, card))  # a caller that leaves does not leave a row without a maker
 
     async def stop(self, video_id: str) -> VideoView:
         """End it within one denoising step; everything made is kept. Raises `NotFound`, `Conflict` if it is not being made."""
@@ -123,11 +122,7 @@ class Live:
         card = self._shelf.card(view.model)
         check_num_frames(num_frames, card, self._config)
         planned = None if num_frames is None else whole_frames(view.spec, view.frames + num_frames)
-        bell = await self._bell_of(video_id)
-        changes = {"num_frames": planned, "ended_by": None, "error": None, "completed_at_s": None, "paused_reason": None}
-        entry = await self._store.change(video_id, before("queued") - set(ACTIVE), state="queued", **changes)
-        bell.announce([entry])
-        return (await self._begin(_view_of(entry))).view
+        return await asyncio.shield(self._go_on(video_id, planned))
 
     async def delete(self, video_id: str) -> None:
         """Stop it, forget it, free its space. Raises `NotFound`."""
@@ -207,8 +202,21 @@ class Live:
 
     # ------------------------------------------------------------ inside
 
-    async def _begin(self, view: VideoView) -> Video:
-        video = Video(view, await self._bell_of(view.id), self._studio)
+    async def _create(self, view: VideoView, card: ModelCard) -> VideoView:
+        entry = await self._store.create(view, {"model_version": card.version})
+        return self._begin(_view_of(entry)).view
+
+    async def _go_on(self, video_id: str, num_frames: int | None) -> VideoView:
+        bell = await self._bell_of(video_id)
+        fresh = {"num_frames": num_frames, "ended_by": None, "error": None, "completed_at_s": None, "paused_reason": None}
+        entry = await self._store.change(video_id, before("queued") - set(ACTIVE), state="queued", **fresh)
+        bell.announce([entry])
+        return self._begin(_view_of(entry)).view
+
+    def _begin(self, view: VideoView) -> Video:
+        bell = self._bells.setdefault(view.id, Bell())
+        bell.announce_seq(view.seq)
+        video = Video(view, bell, self._studio)
         self._videos[view.id] = video
         task = asyncio.create_task(video.run(), name=view.id)
         self._tasks[view.id] = task
@@ -229,7 +237,7 @@ class Live:
 
     async def _resume_all(self) -> None:
         for view in await self._store.in_states(*ACTIVE):
-            video = await self._begin(view)
+            video = self._begin(view)
             if view.state == "stopping":
                 video.stop()
 

@@ -115,6 +115,7 @@ class Video:
             await self._end("failed", "error", describe(error))
         else:
             await self._end("completed", "length")
+            await self._thin()
         self.bell.announce_progress(None)
 
     # ------------------------------------------------------------ making
@@ -238,6 +239,12 @@ class Video:
         ending = self._change_to(state, ended_by=ended_by, error=error, completed_at_s=now_s(), paused_reason=None)
         self._announce(await self._patiently(ending, unless_stopped=False))
 
+    async def _thin(self) -> None:
+        try:
+            await self._studio.store.thin(self.view.id)
+        except StoreError as error:
+            logger.warning("%s keeps all its memories for now: %s", self.view.id, error)
+
     def _change_to(self, state: VideoState, **changes: Any) -> Callable[[], Awaitable[LogEntry]]:
         return partial(self._studio.store.change, self.view.id, before(state), state=state, **changes)
 
@@ -260,11 +267,11 @@ class Video:
 
     async def _hold(self, error: StoreError) -> None:
         """Show why it is paused: in the log if the store still takes a row, else as a notice to those who watch."""
-        logger.warning("%s is held up: %s", self.view.id, error)
         self._held_up = True
         state: VideoState = "stopping" if self._stop.is_set else "paused"
         if self.view.state == state and self.view.paused_reason == str(error):
             return
+        logger.warning("%s is held up: %s", self.view.id, error)
         try:
             self._announce(await self._change_to(state, paused_reason=str(error))())
         except (StoreError, Conflict):

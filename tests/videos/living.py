@@ -30,7 +30,7 @@ class StandIn:
     codec, width, height, init = "avc1.42C00D", 64, 48, b"init"
 
     def __init__(self, chunk: Chunk) -> None:
-        self.data, self.start, self.frames = chunk.frames.tobytes()[:500], chunk.start, len(chunk.frames)
+        self.data, self.start, self.frames = chunk.frames.tobytes()[-500:], chunk.start, len(chunk.frames)
 
 
 def stand_in_encoder(spec: StreamSpec) -> Callable[[Chunk], StandIn]:

@@ -15,8 +15,8 @@ import pytest
 from videos import living
 from videos.living import entries_to_the_end, frame_hashes, unbroken_hashes
 
-CHUNKS = 30
-KILLS = 4
+CHUNKS = 24
+KILLS = 3
 TESTS = Path(__file__).resolve().parent.parent
 
 

@@ -67,7 +67,7 @@ def test_from_the_prompt_to_the_last_segment(tmp_path: Path) -> None:
             done = await director.get(view.id)
             assert (done.state, done.ended_by, done.frames, done.chunks, done.num_frames) == ("completed", "length", 48, 5, 48)
             assert done == entries[-1].view
-            assert done.size_bytes == live.system()["size_bytes"]
+            assert done.size_bytes >= live.system()["size_bytes"] > 0  # a finished film's memories are thinned
             snapshot = await director.snapshot(view.id)
             assert (snapshot.view, snapshot.seq) == (done, done.seq)
             assert [entry.segment for entry in snapshot.entries] == segments
@@ -320,8 +320,7 @@ def test_a_store_that_takes_nothing_at_all(tmp_path: Path, monkeypatch: pytest.M
                 raise live._store.trouble
 
             with monkeypatch.context() as broken:
-                for name in ("commit", "change", "create"):
-                    broken.setattr(live._store, name, refuse)
+                broken.setattr(live._store, "_write", refuse)
                 paused = [await until(live, view.id, "paused") for view in views]
                 assert {view.paused_reason for view in paused} == {"no space left in DATA"}
                 assert (await live.get(views[0].id)).state == "paused"
@@ -354,11 +353,9 @@ def test_nobody_watching_pauses_and_a_viewer_wakes_it(tmp_path: Path) -> None:
                 watched = await live.get(view.id)
                 assert watched.state == "running"
             other = await live.create(FILM)  # gets the only place as soon as the first film pauses
-            async with asyncio.timeout(10):
-                while (paused := await live.get(view.id)).state != "paused":
-                    await asyncio.sleep(0.01)
-            assert paused.paused_reason == "nobody is watching"
             await until(live, other.id, "completed")
+            paused = await live.get(view.id)
+            assert (paused.state, paused.paused_reason) == ("paused", "nobody is watching")
             await until_chunk(live, view.id, paused.chunks + 2)
             await live.stop(view.id)
             done = await until(live, view.id, "stopped")
