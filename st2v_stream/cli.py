@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,7 +76,7 @@ def _serve(args: argparse.Namespace) -> int:
     models = known_models(device=config.device)
     entry = resolve_model(config.model, config.device)
     models[entry.card.name] = entry
-    asyncio.run(serve(config, models))
+    asyncio.run(serve(replace(config, model=entry.card.name), models))
     return 0
 
 

@@ -270,10 +270,5 @@ def test_weak_tokens_are_refused(tmp_path: Path, token: str) -> None:
     assert not token or token not in str(refused.value)
 
 
-def test_the_token_works_in_both_places(stranger: TestClient, director: Standin) -> None:
-    video = director.add(1)
+def test_the_token_opens(stranger: TestClient) -> None:
     assert stranger.get("/v1/videos", headers=BEARER).status_code == 200
-    with stranger.websocket_connect(WS + f"/v1/videos/{video}/watch", subprotocols=["st2v.v1", f"bearer.{TOKEN}"]) as socket:
-        assert socket.accepted_subprotocol == "st2v.v1"
-        socket.send_json({"type": "hello", "cursor": 0})
-        assert socket.receive_json()["type"] == "welcome"
