@@ -11,6 +11,7 @@ from st2v_stream.errors import InvalidRequest
 Preset = Literal["published", "default", "live"]
 PRESETS: tuple[str, ...] = get_args(Preset)
 
+DEFAULT_SEED = 33
 MAX_SEED = 2**63 - 1
 MAX_STEPS = 1000
 MAX_GUIDANCE_SCALE = 100.0
@@ -22,6 +23,8 @@ class Direction:
 
     prompts: ((text, weight), ...), weights above 0; one prompt is ((text, 1.0),).
     guidance_scale: classifier-free guidance; 1.0 is a single pass. num_inference_steps: denoising steps per chunk.
+    The first_chunk_ fields apply to chunk 0 instead, where they are given: it has no memory to lean on, the whole film
+    leans on it, and it is made only once.
     """
 
     prompts: tuple[tuple[str, float], ...]
@@ -29,24 +32,21 @@ class Direction:
     guidance_scale: float = 1.0
     num_inference_steps: int = 6
     preset: Preset = "default"
-    seed: int = 33
+    seed: int = DEFAULT_SEED
+    first_chunk_guidance_scale: float | None = None
+    first_chunk_num_inference_steps: int | None = None
 
     def __post_init__(self) -> None:
         _require(len(self.prompts) > 0, "prompts", "at least one prompt", self.prompts)
         for _, weight in self.prompts:
             _require(weight > 0, "prompts", "weights above 0", weight)
-        _require(
-            1 <= self.num_inference_steps <= MAX_STEPS,
-            "num_inference_steps",
-            f"a whole number from 1 to {MAX_STEPS}",
-            self.num_inference_steps,
-        )
-        _require(
-            0 <= self.guidance_scale <= MAX_GUIDANCE_SCALE,
-            "guidance_scale",
-            f"a number from 0 to {MAX_GUIDANCE_SCALE:g}",
-            self.guidance_scale,
-        )
+        for name in ("num_inference_steps", "first_chunk_num_inference_steps"):
+            steps = getattr(self, name)
+            _require(steps is None or 1 <= steps <= MAX_STEPS, name, f"a whole number from 1 to {MAX_STEPS}", steps)
+        for name in ("guidance_scale", "first_chunk_guidance_scale"):
+            scale = getattr(self, name)
+            expected = f"a number from 0 to {MAX_GUIDANCE_SCALE:g}"
+            _require(scale is None or 0 <= scale <= MAX_GUIDANCE_SCALE, name, expected, scale)
         _require(self.preset in PRESETS, "preset", f"one of {', '.join(PRESETS)}", self.preset)
         _require(0 <= self.seed <= MAX_SEED, "seed", f"a whole number from 0 to {MAX_SEED}", self.seed)
 
@@ -54,6 +54,16 @@ class Direction:
     def prompt(self) -> str:
         """The prompt with the largest weight: what a person reads as the prompt of this chunk."""
         return max(self.prompts, key=lambda item: item[1])[0]
+
+    @property
+    def of_first_chunk(self) -> Direction:
+        """What chunk 0 is made with: the first_chunk_ fields in place of the general ones."""
+        steps, scale = self.first_chunk_num_inference_steps, self.first_chunk_guidance_scale
+        return replace(
+            self,
+            num_inference_steps=self.num_inference_steps if steps is None else steps,
+            guidance_scale=self.guidance_scale if scale is None else scale,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, the inverse of `from_json`."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, cast
 
 from st2v_stream.chunk import Frames, Memory, StreamSpec
-from st2v_stream.direction import PRESETS, Direction, Preset
+from st2v_stream.direction import DEFAULT_SEED, PRESETS, Direction, Preset
 from st2v_stream.errors import InvalidRequest
 
 T = TypeVar("T")
@@ -32,8 +32,8 @@ EndedBy = Literal["length", "stopped", "error"]
 class ModelCard:
     """What is known of a model without loading it (card.json; torch-free).
 
-    vocabulary: the words it knows by group, None when it takes any text. presets: default num_inference_steps and
-    guidance_scale by preset name.
+    vocabulary: the words it knows by group, None when it takes any text. presets: by preset name the defaults of
+    num_inference_steps and guidance_scale, and of the same with first_chunk_ before it.
     """
 
     name: str
@@ -67,7 +67,7 @@ class ModelCard:
         prompt: str,
         *,
         preset: str = "default",
-        seed: int = 33,
+        seed: int = DEFAULT_SEED,
         negative_prompt: str = "",
         guidance_scale: float | None = None,
         num_inference_steps: int | None = None,
@@ -80,10 +80,13 @@ class ModelCard:
             raise InvalidRequest("the prompt is empty", expected="a few words", received=prompt, param="prompt")
         if preset not in PRESETS:
             raise InvalidRequest("unknown preset", expected="one of " + ", ".join(PRESETS), received=preset, param="preset")
-        defaults = self.presets.get(preset, {})
-        steps = num_inference_steps if num_inference_steps is not None else int(defaults.get("num_inference_steps", 50))
-        scale = guidance_scale if guidance_scale is not None else float(defaults.get("guidance_scale", 7.5))
-        return Direction(((prompt.strip(), 1.0),), negative_prompt, scale, steps, cast(Preset, preset), seed)
+        defaults = dict(self.presets.get(preset, {}))
+        for name, given in (("guidance_scale", guidance_scale), ("num_inference_steps", num_inference_steps)):
+            if given is not None:  # then it holds for every chunk
+                defaults[name] = given
+                defaults.pop(f"first_chunk_{name}", None)
+        settings: dict[str, Any] = {name: int(value) if "steps" in name else value for name, value in defaults.items()}
+        return Direction(((prompt.strip(), 1.0),), negative_prompt, preset=cast(Preset, preset), seed=seed, **settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +257,9 @@ class Director(Protocol):
         """Raises `NotFound`."""
         ...
 
-    async def list(self, *, after: str | None = None, limit: int = 20, order: Literal["asc", "desc"] = "desc") -> tuple[list[VideoView], bool]:
+    async def list(
+        self, *, after: str | None = None, limit: int = 20, order: Literal["asc", "desc"] = "desc"
+    ) -> tuple[list[VideoView], bool]:
         """One page (after = the last id of the page before) and whether there are more."""
         ...
 

@@ -80,6 +80,7 @@ class StreamingT2V:
     @torch.inference_mode()
     def begin(self, direction: Direction, reference: Reference | None, on_step: OnStep) -> tuple[Frames, Memory]:
         """The first chunk, from the prompt or from a given image or clip. Raises `Stopped`, `InvalidRequest`."""
+        direction = direction.of_first_chunk
         if reference is None:
             frames = self._first_chunk(direction, on_step)
         else:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import cast
-
 from st2v_stream.chunk import StreamSpec
 from st2v_stream.config import Config
-from st2v_stream.direction import PRESETS, Direction, Preset
+from st2v_stream.direction import DEFAULT_SEED, Direction
 from st2v_stream.errors import InvalidRequest
 from st2v_stream.types import CreateVideo, ModelCard, VideoView
 
@@ -31,7 +28,7 @@ def new_view(request: CreateVideo, card: ModelCard, config: Config, video_id: st
         created_at_s=created_at_s,
         num_frames=num_frames,
         direction=direction,
-        warnings=(*_word_warnings(direction.prompt, card), *rounding_warnings(request.num_frames, num_frames)),
+        warnings=(*card.warnings(direction.prompt), *rounding_warnings(request.num_frames, num_frames)),
     )
 
 
@@ -39,18 +36,13 @@ def direction_of(request: CreateVideo, card: ModelCard, config: Config) -> Direc
     """Explicit values, else the preset's, else the Direction's own. Raises `InvalidRequest`."""
     _check_text("prompt", request.prompt, config)
     _check_text("negative_prompt", request.negative_prompt, config, may_be_empty=True)
-    preset = _preset(request.preset or config.preset)
-    defaults = card.presets.get(preset, {})
-    plain = Direction(prompts=((request.prompt, 1.0),))
-    return Direction(
-        prompts=plain.prompts,
+    return card.direction(
+        request.prompt,
+        preset=request.preset or config.preset,
+        seed=DEFAULT_SEED if request.seed is None else request.seed,
         negative_prompt=request.negative_prompt,
-        guidance_scale=float(_first_given(request.guidance_scale, defaults, "guidance_scale", plain.guidance_scale)),
-        num_inference_steps=int(
-            _first_given(request.num_inference_steps, defaults, "num_inference_steps", plain.num_inference_steps)
-        ),
-        preset=preset,
-        seed=plain.seed if request.seed is None else request.seed,
+        guidance_scale=request.guidance_scale,
+        num_inference_steps=request.num_inference_steps,
     )
 
 
@@ -76,27 +68,9 @@ def rounding_warnings(asked: int | None, planned: int | None) -> tuple[str, ...]
     return (f"num_frames was rounded up from {asked} to {planned}: films end on a chunk border",)
 
 
-def _word_warnings(prompt: str, card: ModelCard) -> tuple[str, ...]:
-    unknown = card.unknown_words(prompt)
-    if not unknown or card.vocabulary is None:
-        return ()
-    groups = "; ".join(f"{group}: {', '.join(words)}" for group, words in card.vocabulary.items())
-    return (f"{card.name} does not know {', '.join(unknown)}. It knows {groups}",)
-
-
 def _check_text(param: str, text: str, config: Config, *, may_be_empty: bool = False) -> None:
     if not may_be_empty and not text.strip():
         raise InvalidRequest(f"{param} is empty", expected="a sentence that says what to show", received=text, param=param)
     if len(text) > config.max_prompt_chars:
         expected = f"at most {config.max_prompt_chars} characters"
         raise InvalidRequest(f"{param} is too long", expected=expected, received=f"{len(text)} characters", param=param)
-
-
-def _preset(name: str) -> Preset:
-    if name not in PRESETS:
-        raise InvalidRequest("no such preset", expected="one of " + ", ".join(PRESETS), received=name, param="preset")
-    return cast(Preset, name)
-
-
-def _first_given(explicit: float | None, preset: Mapping[str, float], name: str, default: float) -> float:
-    return preset.get(name, default) if explicit is None else explicit

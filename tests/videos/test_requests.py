@@ -74,7 +74,7 @@ def test_films_end_on_a_chunk_border() -> None:
 def test_unknown_words_are_named_with_what_the_model_knows() -> None:
     (warning,) = view_of(prompt="a Dragon walks in a dragon forest", num_frames=24).warnings
     known = "animals: cat, red panda; places: forest, a; acts: walks, in"
-    assert warning == f"testcard does not know dragon. It knows {known}"
+    assert warning == f"Test card does not know 'dragon' and goes on without. It knows {known}."
 
 
 def test_ids_sort_by_time() -> None:
