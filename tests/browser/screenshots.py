@@ -1,0 +1,107 @@
+"""Makes docs/screenshots/*.png: `python -m tests.browser.screenshots [MODEL]`.
+
+MODEL: storybook (some minutes on a quiet CPU), or drawn (renders of the story-book world, half a minute); by default
+storybook if it is here.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from st2v_stream.checkpoints.models import known_models
+from tests.browser.conftest import FLAGS
+from tests.browser.served import Served
+from tests.browser.watched import Watched
+
+FOLDER = Path(__file__).parents[2] / "docs" / "screenshots"
+DESK = {"width": 1280, "height": 800}
+PHONE = {"width": 360, "height": 740}
+
+
+def save(page: Page, name: str) -> None:
+    image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    image.save(FOLDER / f"{name}.png", optimize=True)
+    print(name, (FOLDER / f"{name}.png").stat().st_size // 1024, "kB")
+
+
+def main(*names: str) -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    model = names[0] if names else "storybook" if "storybook" in known_models() else "drawn"
+    served = Served(Path(tempfile.mkdtemp()), [model])
+    served.start()
+    try:
+        with sync_playwright() as playwright:
+            _take(playwright, served)
+    finally:
+        served.stop()
+
+
+def _open(playwright: Any, served: Served, **settings: Any) -> Watched:
+    chromium = os.environ.get("ST2V_BROWSER") or shutil.which("chromium")
+    context = playwright.chromium.launch_persistent_context(
+        tempfile.mkdtemp(), executable_path=chromium, headless=True, args=FLAGS, **settings
+    )
+    watched = Watched(context.new_page(), served)
+    watched.open()
+    return watched
+
+
+def _make(watched: Watched, prompt: str, chunks: int, length: str = "20") -> None:
+    watched.page.fill("#prompt", prompt)
+    watched.page.check(f"#lengths input[value='{length}']", force=True)
+    watched.page.click("#make-button")
+    watched.until_text("#caption", prompt, timeout_s=90)
+    watched.until("document.getElementById('video').currentTime > 0.1", timeout_s=90)
+    watched.until(f"Number(document.getElementById('strip').ariaValueMax) > {8 * chunks}", timeout_s=600)
+
+
+def _stop(watched: Watched) -> None:
+    watched.page.click("#stop")
+    watched.until_text("#stop", "Continue", timeout_s=60)
+
+
+def _take(playwright: Any, served: Served) -> None:
+    desk = _open(playwright, served, viewport=DESK, color_scheme="dark")
+    desk.page.wait_for_timeout(500)
+    save(desk.page, "empty")
+    _make(desk, "a yellow ball bounces above the meadow", 4)
+    _stop(desk)
+    _make(desk, "a purple rocket flies up in the night sky", 3)
+    _stop(desk)
+    _make(desk, "a red boat drifts left over the sea", 8, "60")
+    save(desk.page, "growing")
+    light = _open(playwright, served, viewport=DESK, color_scheme="light")
+    light.page.click("#films li a >> nth=0")
+    light.until("document.getElementById('video').currentTime > 1", timeout_s=60)
+    light.page.fill("#prompt", "a red dragon drifts left over the castle")
+    light.page.wait_for_timeout(1500)
+    save(light.page, "light")
+    light.page.context.close()
+    _stop(desk)
+    desk.page.wait_for_timeout(600)
+    save(desk.page, "stopped")
+    phone = _open(playwright, served, viewport=PHONE, color_scheme="dark", device_scale_factor=1.5, has_touch=True)
+    save(phone.page, "phone-empty")
+    _make(phone, "an orange cat bounces over the snow field", 5, "60")
+    save(phone.page, "phone")
+    _stop(phone)
+    phone.page.context.close()
+    _make(desk, "a green car drifts right across the desert", 6, "")
+    served.kill()
+    desk.until("!document.getElementById('lost').hidden")
+    desk.page.wait_for_timeout(1500)
+    save(desk.page, "connection-lost")
+    desk.page.context.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

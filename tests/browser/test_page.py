@@ -1,0 +1,270 @@
+"""What a person does on the page, done by clicking and typing; frames are read back from the pixels on the screen."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import av
+import pytest
+from playwright.sync_api import Page
+
+from st2v_stream.generators.testcard import read_frame_number
+from tests.browser.conftest import OpenPage
+from tests.browser.served import Served
+from tests.browser.watched import Watched
+
+pytestmark = pytest.mark.browser
+
+OFFLINE = "ERR_CONNECTION_REFUSED|WebSocket connection|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|ERR_INCOMPLETE"
+
+SECONDS_BUFFERED = """() => {
+  const { buffered } = document.getElementById("video");
+  return Array.from({ length: buffered.length }, (_, i) => buffered.end(i) - buffered.start(i)).reduce((a, b) => a + b);
+}"""
+
+
+def require_right_frames(watched: Watched, fps: int = 8) -> None:
+    """Every frame came at its own time, the element never ran dry, and (but for a busy machine's few) none was left out."""
+    shown = watched.shown
+    assert [entry for entry in shown if entry.number != round(entry.media_s * fps)] == []
+    assert watched.ask("window.waits") == 0
+    numbers = {entry.number for entry in shown}
+    lost = max(numbers) - min(numbers) + 1 - len(numbers)
+    print(f"{len(numbers)} frames shown, {lost} lost, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    assert lost <= len(numbers) / 4
+
+
+def wait_for_frame(watched: Watched, number: int, timeout_s: float = 15.0) -> None:
+    watched.until(f"window.shown.length && window.shown.at(-1)[0] >= {number}", timeout_s)
+
+
+def test_a_click_makes_a_film_and_pictures_move_long_before_it_is_done(open_page: OpenPage) -> None:
+    watched = open_page()
+    assert "token" not in watched.page.url
+    watched.record()
+    watched.page.click("#big-examples button")
+    assert watched.page.input_value("#prompt") == "a numbered film"
+    watched.make("a numbered film")
+    clicked = watched.ask("performance.now()")
+    watched.until("window.shown.length > 0")
+    first_picture_s = (watched.shown[0].at_ms - clicked) / 1000
+    wait_for_frame(watched, 24)
+    video = watched.video
+    assert video["state"] == "running"
+    assert video["frames"] < 120
+    assert watched.picture >= 24
+    assert "Live" in watched.text("#badge") or "Growing" in watched.text("#badge")
+    assert "real time" in watched.text("#figures")
+    require_right_frames(watched)
+    print(f"first picture {first_picture_s:.2f} s after the click")
+    assert first_picture_s < 3
+
+
+def test_a_late_viewer_gets_everything_from_the_start(open_page: OpenPage) -> None:
+    maker = open_page()
+    maker.make("a film for two", seconds="")
+    maker.until("Number(document.getElementById('strip').ariaValueMax) > 40")
+    late = open_page(f"/video/{maker.video_id}")
+    late.until("Number(document.getElementById('strip').ariaValueMax) > 40")
+    late.until("document.getElementById('video').currentTime > 3")  # begins at the edge
+    late.page.keyboard.press("Space")
+    late.page.keyboard.press("Home")
+    late.until_picture(0)
+    for chunk_start in (16, 24, 32, 40):
+        late.page.keyboard.press("Shift+ArrowRight")
+        late.until_picture(chunk_start)
+    maker.page.keyboard.press("s")
+    maker.until_text("#stop", "Continue")
+
+
+def test_stop_then_continue_in_the_same_place(open_page: OpenPage) -> None:
+    watched = open_page()
+    watched.record()
+    watched.make("a film that is stopped")
+    wait_for_frame(watched, 10)
+    place = watched.page.locator("#stop").bounding_box()
+    watched.page.keyboard.press("s")
+    watched.until_text("#stop", "Continue")
+    assert watched.page.locator("#stop").bounding_box() == place
+    video = watched.video
+    assert (video["ended_by"], video["frames"] < 160) == ("stopped", True)
+    wait_for_frame(watched, video["frames"] - 1)  # plays to the very last frame
+    watched.page.click("#stop")
+    watched.until_text("#stop", "Stop")
+    wait_for_frame(watched, video["frames"] + 8)
+    require_right_frames(watched)
+    watched.page.click("#stop")
+    watched.until_text("#stop", "Continue")
+
+
+def test_download_is_a_whole_film(open_page: OpenPage, whole_film: str) -> None:
+    watched = open_page(f"/video/{whole_film}")
+    watched.until_whole()
+    with watched.page.expect_download() as download:
+        watched.page.click("#download")
+    assert download.value.suggested_filename.endswith(".mp4")
+    with open(download.value.path(), "rb") as file, av.open(io.BytesIO(file.read())) as movie:
+        numbers = [read_frame_number(frame.to_ndarray(format="rgb24")) for frame in movie.decode(video=0)]
+    assert numbers == list(range(160))
+
+
+def test_keys(open_page: OpenPage, whole_film: str) -> None:
+    watched = open_page(f"/video/{whole_film}")
+    watched.until_whole()
+    watched.page.keyboard.press("Home")
+    watched.page.keyboard.press("ArrowRight")
+    watched.until_picture(1)
+    assert watched.ask("document.getElementById('video').paused")
+    for key, frame in [("ArrowRight", 2), ("Shift+ArrowRight", 16), ("Shift+ArrowRight", 24), ("ArrowLeft", 23)]:
+        watched.page.keyboard.press(key)
+        watched.until_picture(frame)
+    for key, frame in [("Shift+ArrowLeft", 16), ("Shift+ArrowLeft", 0), ("End", 159)]:
+        watched.page.keyboard.press(key)
+        watched.until_picture(frame)
+    watched.page.keyboard.press("Home")
+    watched.page.keyboard.press("Space")
+    watched.until("document.getElementById('video').currentTime > 0.5")
+    watched.page.keyboard.press("/")
+    watched.page.keyboard.type("s is a letter")
+    assert watched.page.input_value("#prompt") == "s is a letter"
+
+
+def test_drag_to_scrub(open_page: OpenPage, whole_film: str) -> None:
+    watched = open_page(f"/video/{whole_film}")
+    watched.until_whole()
+    box = watched.page.locator("#strip .track").bounding_box()
+    assert box is not None
+    cell = box["width"] / 19
+    watched.page.mouse.move(box["x"] + 2.1 * cell, box["y"] + 20)
+    watched.page.mouse.down()
+    watched.until_picture(24)
+    watched.page.mouse.move(box["x"] + 10.1 * cell, box["y"] + 20, steps=8)
+    watched.until_picture(88)
+    watched.page.keyboard.press("Space")
+    watched.page.mouse.up()
+
+
+def test_reload_comes_back_to_the_film(open_page: OpenPage) -> None:
+    watched = open_page()
+    watched.make("a film to come back to")
+    watched.until("document.getElementById('video').currentTime > 1")
+    watched.page.reload()
+    watched.until("document.getElementById('video').currentTime > 1")
+    assert watched.text("#caption") == "a film to come back to"
+    watched.page.keyboard.press("s")
+    watched.until_text("#stop", "Continue")
+
+
+def test_a_server_that_is_cut_off_for_three_seconds_leaves_no_gap(open_page: OpenPage, served: Served) -> None:
+    watched = open_page(allowed_errors=OFFLINE)
+    watched.record()
+    watched.make("a film that survives", seconds="")
+    wait_for_frame(watched, 24)
+    watched.until("document.getElementById('badge').innerText.length > 0")
+    before = watched.frames
+    served.kill()
+    watched.until("!document.getElementById('lost').hidden")
+    assert "Connection lost" in watched.text("#lost")
+    wait_for_frame(watched, before - 4)  # goes on with what it has
+    watched.page.wait_for_timeout(3000)
+    served.start()
+    watched.until("document.getElementById('lost').hidden")
+    wait_for_frame(watched, before + 24)
+    require_right_frames(watched)
+    watched.page.keyboard.press("s")
+    watched.until_text("#stop", "Continue")
+    for frame in range(before + 6, before - 6, -1):
+        watched.ask(f"document.getElementById('video').currentTime = {(frame + 0.5) / 8}")
+        watched.until_picture(frame)
+
+
+def test_a_film_that_fails_says_why_and_goes_on(open_page: OpenPage) -> None:
+    watched = open_page()
+    watched.page.select_option("#model-choice", "frail")
+    watched.page.fill("#prompt", "a dragon drifts")
+    watched.until_text("#hint", "does not know “dragon”")
+    watched.make("a dragon drifts", model="frail")
+    watched.until_text("#message", "could not go on")
+    assert "out of memory" in watched.text("#message")
+    assert "dragon" in watched.text("#notes")
+    watched.page.click("#message button")
+    watched.until("Number(document.getElementById('strip').ariaValueMax) > 60")
+    assert watched.ask("document.getElementById('message').hidden")
+
+
+def test_a_slow_maker_is_waited_for_without_losing_a_frame(open_page: OpenPage) -> None:
+    watched = open_page()
+    watched.record()
+    watched.make("a film that takes its time", model="slow")
+    wait_for_frame(watched, 26)
+    require_right_frames(watched)
+    watched.page.keyboard.press("s")
+    watched.until_text("#stop", "Continue")
+
+
+def test_films_are_listed_opened_and_deleted(open_page: OpenPage, served: Served) -> None:
+    served.call("POST", "v1/videos", {"prompt": "a film to delete", "model": "quick", "num_frames": 16})
+    watched = open_page()
+    watched.until_text("#films", "a film to delete")
+    item = watched.page.locator("#films li", has_text="a film to delete")
+    watched.page.goto(watched.served.url + "#/")
+    watched.until("document.body.dataset.view === 'empty'")
+    item.locator("a").click()
+    watched.until("document.getElementById('video').currentTime > 0.2")
+    item.hover()
+    item.locator("button").click()
+    watched.page.click("#confirm [value=keep]")
+    assert item.count() == 1
+    item.locator("button").click()
+    watched.page.click("#confirm [value=delete]")
+    watched.until("document.body.dataset.view === 'empty'")
+    assert item.count() == 0
+
+
+def test_without_a_token_a_form_asks_for_it(open_page: OpenPage, served: Served) -> None:
+    watched = open_page(allowed_errors="401")
+    watched.ask("sessionStorage.clear()")
+    watched.page.goto("about:blank")
+    watched.page.goto(served.url)
+    for token in ("not-the-right-token", served.link.partition("=")[2]):
+        watched.until("document.getElementById('ask-token').open")
+        watched.page.fill("#token", token)
+        watched.page.keyboard.press("Enter")
+        watched.page.wait_for_timeout(300)
+    watched.until("!document.getElementById('ask-token').open && document.body.dataset.view === 'empty'")
+
+
+def test_nothing_sticks_out_sideways(open_page: OpenPage, whole_film: str) -> None:
+    watched = open_page(f"/video/{whole_film}")
+    watched.until_whole()
+    for width in (360, 768, 1440):
+        watched.page.set_viewport_size({"width": width, "height": 740})
+        watched.until(f"innerWidth === {width}")
+        assert watched.ask("Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)") <= width
+        assert watched.ask("document.querySelector('main').scrollWidth <= document.querySelector('main').clientWidth")
+        stop = watched.page.locator("#stop").bounding_box()
+        assert stop is not None
+        assert stop["y"] + stop["height"] <= 740, "Stop is in sight"
+
+
+def test_what_left_the_buffer_is_fetched_again_when_one_seeks_back(open_page: OpenPage, whole_film: str) -> None:
+    script = (Path(__file__).parents[2] / "web" / "player.js").read_text()
+    small = script.replace("96 * 2 ** 20", "12_000")
+    assert small != script
+
+    def prepare(page: Page) -> None:
+        page.route("**/player.js", lambda route: route.fulfill(body=small, content_type="text/javascript"))
+
+    watched = open_page(f"/video/{whole_film}", prepare=prepare)
+    watched.until_whole()
+    assert watched.ask(SECONDS_BUFFERED) < 19
+    watched.page.keyboard.press("Space")
+    watched.page.keyboard.press("End")
+    watched.until_picture(159)
+    watched.page.keyboard.press("Home")
+    watched.until_picture(0)
+    for frame in (16, 24, 32, 40, 48, 56, 64):
+        watched.page.keyboard.press("Shift+ArrowRight")
+        watched.until_picture(frame)

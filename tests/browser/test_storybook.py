@@ -1,0 +1,49 @@
+"""The page on the built-in model: one film, by clicking, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import BrowserContext
+
+from st2v_stream.checkpoints.models import known_models
+from tests.browser.served import Served
+from tests.browser.watched import Watched
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def storybook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    if "storybook" not in known_models():
+        pytest.skip("checkpoints/storybook is not here")
+    server = Served(tmp_path_factory.mktemp("data"), ["storybook"])
+    server.start()
+    yield server
+    server.stop()
+
+
+PICTURE = """() => {
+  const context = new OffscreenCanvas(32, 32).getContext("2d", { willReadFrequently: true });
+  context.drawImage(document.getElementById("video"), 0, 0, 32, 32);
+  return Array.from(context.getImageData(0, 0, 32, 32).data);
+}"""
+
+
+def test_an_example_prompt_becomes_moving_pictures(browser: BrowserContext, storybook: Served) -> None:
+    watched = Watched(browser.new_page(), storybook)
+    watched.open()
+    watched.page.click("#big-examples button >> nth=0")
+    watched.page.click("#make-button")
+    watched.until("document.getElementById('video').currentTime > 0.2", timeout_s=60)
+    early = watched.ask(PICTURE)
+    assert watched.video["state"] == "running"
+    watched.until("document.getElementById('video').currentTime > 1.4", timeout_s=60)
+    late = watched.ask(PICTURE)
+    assert max(early) - min(early[i] for i in range(0, len(early), 4)) > 30, "not one flat colour"
+    assert sum(abs(a - b) for a, b in zip(early, late, strict=True)) / len(early) > 1, "it moves"
+    watched.page.keyboard.press("s")
+    watched.until_text("#stop", "Continue", timeout_s=60)
+    assert watched.troubles == []
+    watched.page.close()

@@ -1,0 +1,70 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { chunkOfFrame, chunksFor, framesOf, SegmentIndex, startFrame } from "../../web/index.js";
+
+const GRID = { first_chunk_frames: 16, chunk_frames: 8, fps: 8 };
+
+/** @param {number} index @param {object} [more] */
+function entry(index, more = {}) {
+  return { index, rendition: "preview", revision: 0, init: 0, size_bytes: 100, resident: true, ...more };
+}
+
+function indexOf(count) {
+  const index = new SegmentIndex(GRID);
+  for (let chunk = 0; chunk < count; chunk += 1) index.put(entry(chunk));
+  return index;
+}
+
+test("every frame lies in exactly one chunk", () => {
+  for (let frame = 0; frame < 200; frame += 1) {
+    const chunk = chunkOfFrame(GRID, frame);
+    const start = startFrame(GRID, chunk);
+    assert.ok(start <= frame && frame < start + framesOf(GRID, chunk), `frame ${frame}`);
+  }
+  assert.deepEqual([1, 16, 17, 24, 25, 160].map((frames) => chunksFor(GRID, frames)), [1, 1, 2, 2, 3, 19]);
+});
+
+test("frames count only up to the first gap", () => {
+  const index = indexOf(3);
+  index.put(entry(4));
+  assert.equal(index.contiguous, 3);
+  assert.equal(index.frames, 32);
+  index.put(entry(3));
+  assert.equal(index.frames, 48);
+});
+
+test("a segment is news only if it is better than what is there", () => {
+  const index = indexOf(2);
+  assert.equal(index.put(entry(1)), false);
+  assert.equal(index.put(entry(1, { revision: 1 })), true);
+  assert.equal(index.put(entry(1, { rendition: "enhanced" })), true);
+  assert.equal(index.put(entry(1, { revision: 9 })), false, "a preview never replaces what is enhanced");
+});
+
+test("what was evicted is news again", () => {
+  const index = indexOf(2);
+  index.mark(1, false);
+  assert.equal(index.put(entry(1)), true);
+});
+
+test("a reset forgets the rest of the film", () => {
+  const index = indexOf(6);
+  index.reset(4);
+  assert.equal(index.frames, 40);
+});
+
+test("evicts by bytes: first the farthest behind, then the farthest ahead, never what plays next", () => {
+  const index = indexOf(10);
+  assert.deepEqual(index.evictions(5, 1000), []);
+  assert.deepEqual(index.evictions(5, 800), [0, 1]);
+  assert.deepEqual(index.evictions(5, 500), [0, 1, 2, 3, 9]);
+  assert.deepEqual(index.evictions(5, 0), [0, 1, 2, 3, 9, 8], "4 to 7 stay");
+});
+
+test("asks again only for what was evicted near the playhead", () => {
+  const index = indexOf(10);
+  for (const chunk of [2, 3, 9]) index.mark(chunk, false);
+  assert.deepEqual(index.missing(2), [2, 3]);
+  assert.deepEqual(index.missing(4), []);
+  assert.deepEqual(index.missing(8), [9]);
+});

@@ -1,0 +1,31 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { duration, framesFor, moment, quoted, readHash, unknownWords } from "../../web/words.js";
+
+test("durations and moments", () => {
+  assert.deepEqual([0, 9.99, 62, 3605].map(duration), ["0:00", "0:09", "1:02", "1:00:05"]);
+  assert.deepEqual([0, 0.1, 9.375, 59.96, 61].map(moment), ["0:00.0", "0:00.1", "0:09.3", "0:59.9", "1:01.0"]);
+});
+
+test("unknown words: the server's rule", () => {
+  const vocabulary = { things: ["boat"], places: ["over the sea"], "small words": ["a"] };
+  assert.deepEqual(unknownWords(vocabulary, "A Dragon, a boat over the sea; dragon!"), ["dragon"]);
+  assert.deepEqual(unknownWords(vocabulary, ""), []);
+  assert.deepEqual(unknownWords(null, "anything at all"), []);
+});
+
+test("quoting", () => {
+  assert.deepEqual([[], ["a"], ["a", "b"], ["a", "b", "c"]].map(quoted), ["", "“a”", "“a” and “b”", "“a”, “b” and “c”"]);
+});
+
+test("lengths in frames", () => {
+  assert.deepEqual([framesFor(20, 8), framesFor(null, 8)], [160, null]);
+});
+
+test("the fragment carries a token, a film, or both", () => {
+  assert.deepEqual(readHash("#token=a.b~c-d_e"), { token: "a.b~c-d_e", video: null });
+  assert.deepEqual(readHash("#/video/video_12-a"), { token: null, video: "video_12-a" });
+  assert.deepEqual(readHash("#token=abc&/video/video_1"), { token: "abc", video: "video_1" });
+  assert.deepEqual(readHash("#/video/video_1?token=abc"), { token: "abc", video: "video_1" });
+  assert.deepEqual(readHash(""), { token: null, video: null });
+});

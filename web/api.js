@@ -1,0 +1,168 @@
+// @ts-check
+/** The REST side of the server, with the owner token in the Authorization header (never in a URL). */
+
+/** @typedef {import("./protocol.js").Video} Video */
+/**
+ * What is known of a model.
+ * @typedef {object} Model
+ * @property {string} id
+ * @property {string} title
+ * @property {string} version
+ * @property {string} licence
+ * @property {string} description
+ * @property {string[]} example_prompts
+ * @property {Record<string, string[]>|null} vocabulary  words by group; null = any text
+ * @property {Record<string, Record<string, number>>} presets
+ * @property {number} fps
+ * @property {number|null} max_frames
+ */
+/** @typedef {{prompt: string, model?: string, num_frames: number|null, preset?: string, seed?: number}} CreateVideo */
+/** @typedef {{index: number, rendition: string, revision: number, hash: string}} SegmentAddress */
+
+export class ApiError extends Error {
+  /** @param {number} status 0 = the server was not reached @param {string} message */
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+const TOKEN_KEY = "st2v.token";
+
+export class Api {
+  /** @type {Map<string, Promise<string>>} blob: URLs of thumbnails, oldest first */
+  #thumbnails = new Map();
+
+  /** Called when the server wants a token, or another one. @type {() => void} */
+  onUnauthorized = () => {};
+
+  /** @type {string|null} */
+  token = sessionStorage.getItem(TOKEN_KEY);
+
+  /** @param {string} token */
+  setToken(token) {
+    this.token = token;
+    sessionStorage.setItem(TOKEN_KEY, token);
+  }
+
+  /** @returns {Promise<Model[]>} */
+  async models() {
+    return (await this.#json("GET", "v1/models")).data;
+  }
+
+  /** @returns {Promise<Record<string, any>>} */
+  system() {
+    return this.#json("GET", "v1/system");
+  }
+
+  /** @param {string|null} after @returns {Promise<{data: Video[], has_more: boolean}>} */
+  videos(after = null) {
+    return this.#json("GET", `v1/videos?limit=30&order=desc${after ? `&after=${encodeURIComponent(after)}` : ""}`);
+  }
+
+  /** @param {string} id @returns {Promise<Video>} */
+  video(id) {
+    return this.#json("GET", videoPath(id));
+  }
+
+  /** @param {CreateVideo} request @returns {Promise<Video>} */
+  create(request) {
+    return this.#json("POST", "v1/videos", request);
+  }
+
+  /** @param {string} id @returns {Promise<Video>} */
+  stop(id) {
+    return this.#json("POST", `${videoPath(id)}/stop`, {});
+  }
+
+  /** @param {string} id @param {number|null} numFrames more frames; null = endless @returns {Promise<Video>} */
+  continue(id, numFrames) {
+    return this.#json("POST", `${videoPath(id)}/continue`, { num_frames: numFrames });
+  }
+
+  /** @param {string} id */
+  delete(id) {
+    return this.#json("DELETE", videoPath(id));
+  }
+
+  /** A link that works without the token, for a download. @param {string} id @returns {Promise<string>} */
+  async contentLink(id) {
+    const { url } = await this.#json("POST", `${videoPath(id)}/links`, { expires_in_s: 3600 });
+    return `${url}/content`;
+  }
+
+  /** @param {string} id @returns {Promise<SegmentAddress[]>} */
+  async segments(id) {
+    return (await this.#json("GET", `${videoPath(id)}/chunks`)).data;
+  }
+
+  /** @param {string} id @param {string} hash */
+  async segment(id, hash) {
+    const response = await this.#fetch("GET", `${videoPath(id)}/segments/${hash}.m4s`);
+    return new Uint8Array(await response.arrayBuffer());
+  }
+
+  /** A blob: URL of the first frame of a chunk; the last 400 are kept. @param {string} id @param {number} index */
+  thumbnail(id, index) {
+    const path = `${videoPath(id)}/thumbnails/${index}.jpg`;
+    const known = this.#thumbnails.get(path);
+    if (known) return known;
+    const url = this.#fetch("GET", path).then(async (response) => URL.createObjectURL(await response.blob()));
+    this.#thumbnails.set(path, url);
+    url.catch(() => this.#thumbnails.delete(path));
+    if (this.#thumbnails.size > 400) this.#forgetOldest();
+    return url;
+  }
+
+  /** Thumbnails of chunks that are no longer what they were. @param {string} id @param {number} fromIndex */
+  forgetThumbnails(id, fromIndex) {
+    const prefix = `${videoPath(id)}/thumbnails/`;
+    for (const path of this.#thumbnails.keys()) {
+      if (path.startsWith(prefix) && parseInt(path.slice(prefix.length)) >= fromIndex) this.#forget(path);
+    }
+  }
+
+  #forgetOldest() {
+    const oldest = this.#thumbnails.keys().next().value;
+    if (oldest) this.#forget(oldest);
+  }
+
+  /** @param {string} path */
+  #forget(path) {
+    this.#thumbnails.get(path)?.then(URL.revokeObjectURL, () => {});
+    this.#thumbnails.delete(path);
+  }
+
+  /** @param {string} method @param {string} path @param {object} [body] @returns {Promise<any>} */
+  async #json(method, path, body) {
+    const response = await this.#fetch(method, path, body);
+    return response.status === 204 ? null : response.json();
+  }
+
+  /** @param {string} method @param {string} path @param {object} [body] */
+  async #fetch(method, path, body) {
+    /** @type {Record<string, string>} */
+    const headers = this.token ? { Authorization: `Bearer ${this.token}` } : {};
+    if (body) headers["Content-Type"] = "application/json";
+    let response;
+    try {
+      response = await fetch(new URL(path, document.baseURI), { method, headers, body: body && JSON.stringify(body) });
+    } catch {
+      throw new ApiError(0, "The server cannot be reached.");
+    }
+    if (response.status === 401) this.onUnauthorized();
+    if (!response.ok) throw new ApiError(response.status, await errorMessage(response));
+    return response;
+  }
+}
+
+/** @param {string} id */
+function videoPath(id) {
+  return `v1/videos/${encodeURIComponent(id)}`;
+}
+
+/** The sentence in the server's error, in OpenAI's error shape. @param {Response} response */
+async function errorMessage(response) {
+  const body = await response.json().catch(() => null);
+  return body?.error?.message ?? `The server answered ${response.status} ${response.statusText}.`;
+}

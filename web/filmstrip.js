@@ -1,0 +1,231 @@
+// @ts-check
+/**
+ * The film as a strip: one cell per chunk. Only the cells in sight exist in the page, so an endless film costs no more than a short
+ * one. The strip is one slider to the keyboard and to screen readers.
+ */
+
+import { inside } from "./dom.js";
+import { chunkOfFrame, framesOf, startFrame } from "./index.js";
+
+/** @typedef {import("./player.js").Player} Player */
+/** @typedef {"preview"|"enhanced"|"making"|"planned"} CellState */
+
+const MIN_CELL_PX = 44;
+const MAX_CELL_PX = 84;
+const GAP_PX = 3;
+/** The strip's own padding, both sides together: room for the ring. */
+const PADDING_PX = 8;
+/** Planned cells drawn after the one being made when the film has no end. */
+const ENDLESS_PLANNED = 3;
+
+export class Filmstrip {
+  #cellPx = MAX_CELL_PX;
+  /** @type {Map<number, HTMLElement>} */ #cells = new Map();
+  #videoId = "";
+  #dragging = false;
+  #resumeAfterDrag = false;
+
+  /** @param {HTMLElement} root @param {HTMLElement} overview the whole film as one thin line, where the strip is wider than the page @param {Player} player */
+  constructor(root, overview, player) {
+    this.root = root;
+    this.overview = overview;
+    this.player = player;
+    this.track = inside(root, ".track");
+    this.ring = inside(root, ".ring");
+    this.needle = inside(root, ".needle");
+    new ResizeObserver(() => this.draw()).observe(root);
+    root.addEventListener("scroll", () => this.#drawCells(), { passive: true });
+    this.#scrub(root, (event) => this.#frameInStrip(event));
+    this.#scrub(overview, (event) => this.#frameInOverview(event));
+  }
+
+  /** Draw everything anew: chunks came, the plan changed, the room changed. */
+  draw() {
+    const { video } = this.player;
+    if (video?.id !== this.#videoId) this.#clear(video?.id ?? "");
+    if (!video) return;
+    this.#cellPx = this.#cellWidth();
+    this.track.style.width = `${this.#count * this.#cellPx - GAP_PX}px`;
+    this.overview.hidden = this.#count * this.#cellPx - GAP_PX <= this.#room + 0.5;
+    inside(this.overview, "i").style.transform = `scaleX(${this.player.frames / this.#plannedFrames})`;
+    this.#drawCells();
+    this.drawPlayhead();
+  }
+
+  /** Only how far the chunk being made has come. */
+  drawProgress() {
+    const { progress } = this.player;
+    const cell = progress && this.#cells.get(progress.index);
+    if (!progress || !cell) return;
+    if (cell.dataset.state === "planned") this.#drawCell(progress.index);
+    if (cell.dataset.state === "making") inside(cell, "i").style.transform = `scaleX(${Math.min(1, progress.step / progress.steps)})`;
+  }
+
+  drawPlayhead() {
+    const { video, frames } = this.player;
+    this.ring.hidden = this.needle.hidden = !video || frames === 0;
+    if (!video || frames === 0) return;
+    const chunk = chunkOfFrame(video, this.player.frame);
+    const seconds = Math.min(this.player.seconds, frames / video.fps);
+    const within = (seconds * video.fps - startFrame(video, chunk)) / framesOf(video, chunk);
+    const left = chunk * this.#cellPx;
+    this.ring.style.width = `${this.#cellPx - GAP_PX}px`;
+    this.ring.style.transform = `translateX(${left}px)`;
+    this.needle.style.transform = `translateX(${left + Math.min(1, Math.max(0, within)) * (this.#cellPx - GAP_PX)}px)`;
+    inside(this.overview, "b").style.left = `${(100 * this.player.frame) / this.#plannedFrames}%`;
+    if (!this.#dragging) this.#keepInSight(left);
+    this.#describe(chunk, seconds);
+  }
+
+  get #count() {
+    const { video, plannedChunks, growing } = this.player;
+    return plannedChunks + (video?.num_frames === null && growing ? ENDLESS_PLANNED : 0);
+  }
+
+  get #room() {
+    return this.root.clientWidth - PADDING_PX;
+  }
+
+  get #plannedFrames() {
+    const { video, frames } = this.player;
+    return Math.max(1, video ? startFrame(video, this.#count) : 1, frames);
+  }
+
+  #cellWidth() {
+    const fitting = (this.#room + GAP_PX) / Math.max(1, this.#count);
+    return Math.max(MIN_CELL_PX, Math.min(MAX_CELL_PX, fitting));
+  }
+
+  /** @param {string} videoId */
+  #clear(videoId) {
+    this.#videoId = videoId;
+    for (const cell of this.#cells.values()) cell.remove();
+    this.#cells.clear();
+    this.root.scrollLeft = 0;
+    this.ring.hidden = this.needle.hidden = true;
+    this.root.setAttribute("aria-valuemax", "0");
+    this.root.setAttribute("aria-valuenow", "0");
+    this.root.removeAttribute("aria-valuetext");
+  }
+
+  #drawCells() {
+    const first = Math.max(0, Math.floor(this.root.scrollLeft / this.#cellPx) - 2);
+    const last = Math.min(this.#count - 1, Math.ceil((this.root.scrollLeft + this.root.clientWidth) / this.#cellPx) + 2);
+    for (const [index, cell] of this.#cells) {
+      if (index < first || index > last) {
+        cell.remove();
+        this.#cells.delete(index);
+      }
+    }
+    for (let index = first; index <= last; index += 1) this.#drawCell(index);
+    this.drawProgress();
+  }
+
+  /** @param {number} index */
+  #drawCell(index) {
+    const cell = this.#cells.get(index) ?? this.#newCell(index);
+    cell.style.transform = `translateX(${index * this.#cellPx}px)`;
+    cell.style.width = `${this.#cellPx - GAP_PX}px`;
+    const state = this.#stateOf(index);
+    if (cell.dataset.state !== state) {
+      cell.dataset.state = state;
+      inside(cell, "i").style.transform = "";
+    }
+    if (state === "preview" || state === "enhanced") this.#showPicture(cell, index);
+    else this.#dropPicture(cell);
+    // made, and not here yet: it is being encoded and sent
+    if (state === "making" && index < (this.player.progress?.index ?? 0)) inside(cell, "i").style.transform = "scaleX(1)";
+  }
+
+  /** @param {number} index */
+  #newCell(index) {
+    const cell = document.createElement("div");
+    cell.className = "cell";
+    cell.append(document.createElement("i"));
+    this.track.append(cell);
+    this.#cells.set(index, cell);
+    return cell;
+  }
+
+  /** @param {number} index @returns {CellState} */
+  #stateOf(index) {
+    const rendition = this.player.rendition(index);
+    if (rendition) return rendition;
+    const { video, chunks, connection, progress } = this.player;
+    if (video?.state !== "running" || connection !== "open") return "planned";
+    return index >= chunks && index <= Math.max(chunks, progress?.index ?? 0) ? "making" : "planned";
+  }
+
+  /** @param {HTMLElement} cell @param {number} index */
+  #showPicture(cell, index) {
+    if (cell.dataset.pictured) return;
+    cell.dataset.pictured = "yes";
+    this.player.api.thumbnail(this.#videoId, index).then(
+      (url) => cell.dataset.pictured && cell.prepend(pictureOf(url)),
+      () => delete cell.dataset.pictured,
+    );
+  }
+
+  /** @param {HTMLElement} cell */
+  #dropPicture(cell) {
+    cell.querySelector("img")?.remove();
+    delete cell.dataset.pictured;
+  }
+
+  /** @param {number} left */
+  #keepInSight(left) {
+    const { scrollLeft, clientWidth, scrollWidth } = this.root;
+    if (scrollWidth <= clientWidth) return;
+    if (left < scrollLeft || left > scrollLeft + clientWidth - 2 * this.#cellPx) this.root.scrollLeft = left - clientWidth * 0.6;
+  }
+
+  /** @param {number} chunk @param {number} seconds */
+  #describe(chunk, seconds) {
+    const total = this.player.frames / (this.player.video?.fps ?? 1);
+    this.root.setAttribute("aria-valuemax", String(Math.max(0, this.player.frames - 1)));
+    this.root.setAttribute("aria-valuenow", String(this.player.frame));
+    this.root.setAttribute("aria-valuetext", `${seconds.toFixed(1)} of ${total.toFixed(1)} seconds, chunk ${chunk + 1} of ${this.player.chunks}`);
+  }
+
+  // ---------------------------------------------------------------- drag to scrub
+
+  /** @param {HTMLElement} surface @param {(event: PointerEvent) => number} frameAt */
+  #scrub(surface, frameAt) {
+    surface.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0 || this.player.frames === 0) return;
+      this.#dragging = true;
+      this.#resumeAfterDrag = this.player.playing;
+      surface.setPointerCapture(event.pointerId);
+      this.player.element.pause();
+      this.player.seek(frameAt(event));
+    });
+    surface.addEventListener("pointermove", (event) => this.#dragging && this.player.seek(frameAt(event)));
+    for (const end of ["pointerup", "pointercancel"]) {
+      surface.addEventListener(end, () => {
+        if (this.#dragging && this.#resumeAfterDrag) this.player.element.play().catch(() => {});
+        this.#dragging = false;
+      });
+    }
+  }
+
+  /** @param {PointerEvent} event */
+  #frameInStrip(event) {
+    const { video, chunks } = this.player;
+    if (!video) return 0;
+    const x = event.clientX - this.track.getBoundingClientRect().left;
+    const chunk = Math.max(0, Math.min(chunks - 1, Math.floor(x / this.#cellPx)));
+    const within = Math.max(0, Math.min(0.999, (x - chunk * this.#cellPx) / (this.#cellPx - GAP_PX)));
+    return startFrame(video, chunk) + Math.floor(within * framesOf(video, chunk));
+  }
+
+  /** @param {PointerEvent} event */
+  #frameInOverview(event) {
+    const { left, width } = this.overview.getBoundingClientRect();
+    return Math.floor(((event.clientX - left) / width) * this.#plannedFrames);
+  }
+}
+
+/** @param {string} url */
+function pictureOf(url) {
+  return Object.assign(new Image(), { src: url, alt: "", draggable: false });
+}

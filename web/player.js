@@ -1,0 +1,507 @@
+// @ts-check
+/**
+ * One film on one <video>: the socket's segments go through the index and the appender into Media Source Extensions, the edge
+ * policy steers the rate. Everything the page shows of playback is read from here; `onChange` says what changed.
+ */
+
+import { Appender } from "./appender.js";
+import { openHold, steer, TARGET_CHUNKS } from "./edge.js";
+import { chunkOfFrame, chunksFor, SegmentIndex, startFrame } from "./index.js";
+import { WatchSocket } from "./socket.js";
+
+/** @typedef {import("./protocol.js").Video} Video */
+/** @typedef {import("./protocol.js").Control} Control */
+/** @typedef {import("./protocol.js").InitSegment} InitSegment */
+/** @typedef {import("./protocol.js").MediaSegment} MediaSegment */
+/** @typedef {import("./socket.js").Connection} Connection */
+/** @typedef {{index: number, step: number, steps: number}} Progress */
+/** @typedef {{index: number, init: number, bytes: Uint8Array, handled: () => void}} Arrival  init: place in #inits */
+/** @typedef {"film"|"progress"|"chunks"|"playback"|"connection"|"deleted"} Change */
+
+/** What stays in the source buffer. Chromium's quota is 155 MB; phones have less. */
+const BUDGET_BYTES = 96 * 2 ** 20;
+/** A buffer opened for this takes every smaller H.264 stream, without changeType. */
+const WIDEST_CODEC = 'video/mp4; codecs="avc1.64001F"';
+const TICK_MS = 30;
+const GROWING = new Set(["queued", "loading", "running", "paused", "stopping"]);
+
+export class Player {
+  /** @type {Video|null} */ video = null;
+  /** @type {Progress|null} */ progress = null;
+  /** @type {number|null} frames made per second, as measured by the server */ framesPerSecond = null;
+  /** @type {Connection} */ connection = "connecting";
+  /** @type {string|null} why the connection is closed for good */ closedReason = null;
+  /** The viewer wants to stay at the live edge. */ following = true;
+  /** Playback waits for film that is not here yet. */ starved = false;
+  /** Times playback had to wait, and times the element itself ran dry (which the gate is there to prevent). */
+  stalls = { gated: 0, dry: 0 };
+
+  /** @type {WatchSocket|null} */ #socket = null;
+  /** @type {SegmentIndex|null} */ #index = null;
+  /** @type {Appender|null} */ #appender = null;
+  /** @type {MediaSource|null} */ #source = null;
+  /** @type {Uint8Array[]} */ #inits = [];
+  /** @type {Map<number, number>} the socket's init id -> place in #inits */ #initIds = new Map();
+  /** @type {{codec: string}[]} */ #codecs = [];
+  /** @type {Arrival[]} until the source buffer is open */ #waiting = [];
+  /** @type {Set<number>} chunks being fetched again */ #fetching = new Set();
+  #hold = openHold();
+  /** @type {ReturnType<typeof setInterval>|undefined} */ #timer;
+  /** @type {number|null} frame asked for while another seek runs, or before there is anything to seek in */ #wanted = null;
+  #startAtEdge = false;
+  #playWhenMore = false;
+  #lastRebuild = 0;
+
+  /** @param {HTMLVideoElement} element @param {import("./api.js").Api} api @param {(change: Change) => void} onChange */
+  constructor(element, api, onChange) {
+    this.element = element;
+    this.api = api;
+    this.onChange = onChange;
+    element.addEventListener("seeked", () => this.#seeked());
+    element.addEventListener("ended", () => (this.#playWhenMore = true));
+    element.addEventListener("waiting", () => this.#dry());
+    element.addEventListener("error", () => this.#rebuild());
+    this.#followFrames();
+    for (const event of ["play", "pause", "timeupdate", "seeking"]) element.addEventListener(event, () => onChange("playback"));
+  }
+
+  /** Say so whenever another frame is on the screen: eight times a second, not sixty. */
+  #followFrames() {
+    const shown = () => {
+      this.onChange("playback");
+      this.element.requestVideoFrameCallback?.(shown);
+    };
+    this.element.requestVideoFrameCallback?.(shown);
+  }
+
+  // ---------------------------------------------------------------- open and close
+
+  /** @param {string} videoId @param {{atEdge: boolean}} options atEdge: a film that is growing starts where it is now */
+  open(videoId, { atEdge }) {
+    this.close();
+    this.#startAtEdge = atEdge;
+    this.following = true;
+    this.#attach();
+    this.#socket = new WatchSocket(videoId, this.api.token, {
+      control: (message) => this.#control(message),
+      init: (message) => this.#learnInit(message),
+      segment: (message, handled) => this.#take(message, handled),
+      connection: (connection, reason) => this.#connectionChanged(connection, reason),
+    });
+    this.#timer = setInterval(() => this.#tick(), TICK_MS);
+    this.element.play().catch(() => {});
+  }
+
+  close() {
+    clearInterval(this.#timer);
+    this.#socket?.close();
+    this.#socket = null;
+    this.#detach();
+    this.#index = null;
+    this.#inits = [];
+    this.#initIds.clear();
+    this.#waiting = [];
+    this.#fetching.clear();
+    Object.assign(this, { video: null, progress: null, framesPerSecond: null, connection: "connecting", closedReason: null });
+    Object.assign(this, { starved: false, stalls: { gated: 0, dry: 0 } });
+    this.#wanted = null;
+    this.#playWhenMore = false;
+  }
+
+  /** Try to reach the server now instead of after the backoff. */
+  retry() {
+    this.#socket?.retry();
+  }
+
+  // ---------------------------------------------------------------- what the page shows
+
+  get growing() {
+    return this.video !== null && GROWING.has(this.video.state);
+  }
+
+  /** Frames that can be shown: known without a gap. */
+  get frames() {
+    return this.#index?.frames ?? 0;
+  }
+
+  get chunks() {
+    return this.#index?.contiguous ?? 0;
+  }
+
+  /** Chunks the film will have: as planned, also where it was stopped before; for an endless one what exists, and the one being made. */
+  get plannedChunks() {
+    if (!this.video) return 0;
+    const made = Math.max(this.chunks, this.video.chunks);
+    if (this.video.num_frames === null) return this.growing ? made + 1 : made;
+    return Math.max(made, chunksFor(this.video, this.video.num_frames));
+  }
+
+  get bufferedBytes() {
+    return this.#index?.residentBytes ?? 0;
+  }
+
+  /** @param {number} index */
+  rendition(index) {
+    return this.#index?.get(index)?.rendition ?? null;
+  }
+
+  /** The frame on screen, or the one being sought. */
+  get frame() {
+    if (this.#wanted !== null) return this.#wanted;
+    if (!this.video || this.frames === 0) return 0;
+    return Math.min(this.frames - 1, Math.floor(this.element.currentTime * this.video.fps + 0.01));
+  }
+
+  get seconds() {
+    if (!this.video) return 0;
+    return this.#wanted === null ? this.element.currentTime : this.#wanted / this.video.fps;
+  }
+
+  /** Seconds between the playhead and the newest frame. */
+  get behind() {
+    return this.video ? Math.max(0, this.frames / this.video.fps - this.seconds) : 0;
+  }
+
+  /** Seconds of film made per second, null before it is measured. */
+  get pace() {
+    return this.video && this.framesPerSecond !== null ? this.framesPerSecond / this.video.fps : null;
+  }
+
+  /** A person would call it playing: also while it waits for film. */
+  get playing() {
+    return !this.element.paused && !this.element.ended;
+  }
+
+  // ---------------------------------------------------------------- verbs
+
+  togglePlay() {
+    if (this.playing) this.element.pause();
+    else this.element.play().catch(() => {});
+    this.onChange("playback");
+  }
+
+  /** Show a frame; playing goes on if it was. @param {number} frame */
+  seek(frame) {
+    if (!this.video || this.frames === 0) return;
+    const target = Math.max(0, Math.min(this.frames - 1, Math.round(frame)));
+    this.following = this.growing && this.frames - target <= this.#edgeFrames() + this.video.chunk_frames;
+    this.#playWhenMore = false;
+    this.#goTo(target);
+  }
+
+  /** Step by single frames; stops playing, as one who steps wants to look. @param {number} frames */
+  step(frames) {
+    this.element.pause();
+    this.seek(this.frame + frames);
+  }
+
+  /** @param {number} chunks */
+  stepChunk(chunks) {
+    if (!this.video) return;
+    const here = chunkOfFrame(this.video, this.frame);
+    const backToStart = chunks < 0 && this.frame > startFrame(this.video, here);
+    this.seek(startFrame(this.video, here + (backToStart ? chunks + 1 : chunks)));
+  }
+
+  goLive() {
+    if (!this.video) return;
+    this.following = true;
+    this.#goTo(Math.max(0, this.frames - this.#edgeFrames()));
+    this.element.play().catch(() => {});
+  }
+
+  #edgeFrames() {
+    return this.video ? Math.round(TARGET_CHUNKS * this.video.chunk_frames) : 0;
+  }
+
+  /** @param {number} frame */
+  #goTo(frame) {
+    this.#wanted = frame;
+    this.#fetchMissing(frame);
+    if (!this.element.seeking) this.#applySeek();
+    this.onChange("playback");
+  }
+
+  #applySeek() {
+    if (this.#wanted === null || !this.video || this.element.readyState === 0) return;
+    this.element.currentTime = (this.#wanted + 0.5) / this.video.fps;
+  }
+
+  /** A seek beyond what is buffered is cut short by the browser, and then waits for ever in the wrong place. @param {number} frame */
+  #isSeekingThere(frame) {
+    const { seeking, currentTime } = this.element;
+    return seeking && Math.floor(currentTime * (this.video?.fps ?? 1) + 0.01) === frame;
+  }
+
+  #seeked() {
+    if (this.#wanted !== null && this.video) {
+      const reached = Math.floor(this.element.currentTime * this.video.fps + 0.01) === this.#wanted;
+      if (reached) this.#wanted = null;
+      else this.#applySeek();
+    }
+    this.onChange("playback");
+  }
+
+  // ---------------------------------------------------------------- what the socket says
+
+  /** @param {Control} message */
+  #control(message) {
+    if (message.type === "welcome") this.#welcome(message.video);
+    else if (message.type === "state") this.#setVideo(message.video);
+    else if (message.type === "init") this.#codecs[message.id] = { codec: message.codec };
+    else if (message.type === "reset") this.#reset(message.from_index);
+    else if (message.type === "progress") this.#setProgress(message);
+  }
+
+  /** @param {Video} video */
+  #welcome(video) {
+    this.#initIds.clear();
+    this.#index ??= new SegmentIndex(video);
+    this.#setVideo(video);
+  }
+
+  /** @param {Video} video */
+  #setVideo(video) {
+    this.video = video;
+    if (!this.growing) this.progress = null;
+    this.onChange("film");
+    this.#finishIfWhole();
+  }
+
+  /** @param {Progress & {frames_per_second: number|null}} message */
+  #setProgress({ index, step, steps, frames_per_second }) {
+    this.progress = { index, step, steps };
+    this.framesPerSecond = frames_per_second ?? this.framesPerSecond;
+    this.onChange("progress");
+  }
+
+  /** @param {Connection} connection @param {string|null} reason */
+  #connectionChanged(connection, reason) {
+    this.connection = connection;
+    this.closedReason = reason;
+    if (connection !== "open") this.progress = null;
+    this.onChange("connection");
+  }
+
+  /** @param {number} fromIndex */
+  #reset(fromIndex) {
+    if (!this.#index || !this.video) return;
+    this.#waiting = this.#waiting.filter((segment) => segment.index < fromIndex);
+    this.#index.reset(fromIndex);
+    this.#appender?.remove([{ start: this.#index.startSeconds(fromIndex), end: Infinity }]);
+    this.api.forgetThumbnails(this.video.id, fromIndex);
+    this.onChange("chunks");
+  }
+
+  /** Init ids belong to one connection; equal bytes are one init. @param {InitSegment} message */
+  #learnInit({ init, bytes }) {
+    let place = this.#inits.findIndex((known) => sameBytes(known, bytes));
+    if (place < 0) place = this.#inits.push(bytes) - 1;
+    this.#initIds.set(init, place);
+    this.#openBuffer(this.#codecs[init]?.codec);
+  }
+
+  /** @param {MediaSegment} segment @param {() => void} handled */
+  #take(segment, handled) {
+    const init = this.#initIds.get(segment.init);
+    if (!this.#index || init === undefined) throw new Error(`segment ${segment.index} came before its init segment ${segment.init}`);
+    const { index, rendition, revision, bytes } = segment;
+    const isNews = this.#index.put({ index, rendition, revision, init, size_bytes: bytes.length, resident: true });
+    if (isNews) this.#append({ index, init, bytes, handled });
+    else handled();
+    this.#widenSeekable();
+    this.onChange("chunks");
+  }
+
+  // ---------------------------------------------------------------- the source buffer
+
+  #attach() {
+    const Source = globalThis.MediaSource ?? /** @type {any} */ (globalThis).ManagedMediaSource;
+    if (!Source) throw new Error("This browser has no Media Source Extensions.");
+    const source = new Source();
+    this.element.disableRemotePlayback = !globalThis.MediaSource;
+    this.element.src = URL.createObjectURL(source);
+    source.addEventListener("sourceopen", () => this.#openBuffer(this.#codecs.find((known) => known)?.codec));
+    this.#source = source;
+  }
+
+  #detach() {
+    this.#appender?.close();
+    this.#appender = null;
+    this.#source = null;
+    if (this.element.src) URL.revokeObjectURL(this.element.src);
+    this.element.removeAttribute("src");
+    this.element.load();
+  }
+
+  /** Opens once both the source and a codec are there. @param {string|undefined} codec */
+  #openBuffer(codec) {
+    if (!this.#source || this.#source.readyState !== "open" || this.#appender || !codec) return;
+    const exact = `video/mp4; codecs="${codec}"`;
+    const { isTypeSupported } = /** @type {typeof MediaSource} */ (this.#source.constructor);
+    const type = codec.startsWith("avc1") && isTypeSupported(WIDEST_CODEC) ? WIDEST_CODEC : exact;
+    this.#appender = new Appender(this.#source.addSourceBuffer(type), {
+      initBytes: (init) => this.#inits[init] ?? null,
+      makeRoom: () => this.#makeRoom(this.bufferedBytes / 2),
+    });
+    for (const segment of this.#waiting.splice(0)) this.#append(segment);
+  }
+
+  /** @param {Arrival} arrival */
+  #append(arrival) {
+    if (!this.#appender) {
+      this.#waiting.push(arrival);
+      return;
+    }
+    const { index, init, bytes, handled } = arrival;
+    const mark = (/** @type {boolean} */ resident) => {
+      this.#index?.mark(index, resident);
+      handled();
+      if (resident) this.#appended();
+    };
+    this.#appender.append({ init, bytes, done: () => mark(true), failed: () => mark(false) });
+  }
+
+  #appended() {
+    if (this.bufferedBytes > BUDGET_BYTES) this.#appender?.remove(this.#makeRoom(BUDGET_BYTES * 0.8));
+    if (this.#startAtEdge && this.video) this.#startAtTheEdge(this.video);
+    if (this.#wanted !== null && !this.#isSeekingThere(this.#wanted)) this.#applySeek();
+    if (this.#playWhenMore && this.growing) {
+      this.#playWhenMore = false;
+      this.element.play().catch(() => {});
+    }
+    this.#finishIfWhole();
+  }
+
+  /** A late viewer of a growing film has the past, and starts where it is now. @param {Video} video */
+  #startAtTheEdge(video) {
+    if (this.growing && this.chunks < video.chunks) return;
+    this.#startAtEdge = false;
+    if (this.growing && this.chunks > 2) this.goLive();
+  }
+
+  /** Take chunks out so that `budget` bytes stay. @param {number} budget */
+  #makeRoom(budget) {
+    const index = this.#index;
+    if (!index || !this.video) return [];
+    return index.evictions(chunkOfFrame(this.video, this.frame), budget).map((chunk) => {
+      index.mark(chunk, false);
+      return { start: index.startSeconds(chunk), end: index.startSeconds(chunk + 1) };
+    });
+  }
+
+  /** The film has ended and all of it is here: let the element know, so that it plays to the very end. */
+  #finishIfWhole() {
+    if (this.growing || !this.video || !this.#appender?.idle || this.#source?.readyState !== "open") return;
+    if (this.frames > 0 && this.frames >= this.video.frames && !this.#moreAhead()) this.#source.endOfStream();
+  }
+
+  /** Film beyond what is buffered: to be made, on its way, or evicted. */
+  #moreAhead() {
+    if (!this.video || !this.#index) return true;
+    return this.growing || this.frames < this.video.frames || this.#bufferedEnd() < this.frames / this.video.fps - 0.01;
+  }
+
+  /** While a film has no end, one may seek only in what is buffered, unless told otherwise. */
+  #widenSeekable() {
+    if (!this.video || this.#source?.readyState !== "open") return;
+    this.#source.setLiveSeekableRange?.(0, this.frames / this.video.fps);
+  }
+
+  #bufferedEnd() {
+    const { buffered, currentTime } = this.element;
+    for (let i = 0; i < buffered.length; i += 1) {
+      if (buffered.start(i) <= currentTime + 0.02 && currentTime < buffered.end(i)) return buffered.end(i);
+    }
+    return currentTime;
+  }
+
+  // ---------------------------------------------------------------- seeking back into what was evicted
+
+  /** @param {number} frame */
+  #fetchMissing(frame) {
+    if (!this.video || !this.#index) return;
+    const indexes = this.#index.missing(chunkOfFrame(this.video, frame)).filter((index) => !this.#fetching.has(index));
+    if (indexes.length > 0) this.#refetch(indexes).catch(() => {});
+  }
+
+  /** @param {number[]} indexes */
+  async #refetch(indexes) {
+    const id = /** @type {Video} */ (this.video).id;
+    for (const index of indexes) this.#fetching.add(index);
+    try {
+      const addresses = await this.api.segments(id);
+      for (const index of indexes) await this.#refetchOne(id, index, addresses);
+    } finally {
+      for (const index of indexes) this.#fetching.delete(index);
+    }
+  }
+
+  /** @param {string} id @param {number} index @param {import("./api.js").SegmentAddress[]} addresses */
+  async #refetchOne(id, index, addresses) {
+    const entry = this.#index?.get(index);
+    const address = addresses.find((a) => a.index === index && a.rendition === entry?.rendition && a.revision === entry?.revision);
+    if (!entry || !address) return;
+    const bytes = await this.api.segment(id, address.hash);
+    if (this.video?.id !== id || this.#index?.get(index) !== entry) return;
+    entry.resident = true;
+    const failed = () => this.#index?.mark(index, false);
+    this.#appender?.append({ init: entry.init, bytes, done: () => this.#appended(), failed });
+  }
+
+  /** The element has failed: start over with a new source at the same place; a second time within 10 s, leave it be. */
+  #rebuild() {
+    if (!this.element.error || !this.video || performance.now() - this.#lastRebuild < 10_000) return;
+    this.#lastRebuild = performance.now();
+    const frame = this.frame;
+    this.#detach();
+    this.#index?.evictAll();
+    this.#attach();
+    this.#goTo(frame);
+    this.element.play().catch(() => {});
+  }
+
+  // ---------------------------------------------------------------- the edge
+
+  #tick() {
+    const { video, element } = this;
+    if (!video || element.readyState === 0 || element.seeking) return;
+    const ahead = this.#bufferedEnd() - element.currentTime;
+    const { rate, jump, hold } = steer(
+      {
+        ahead,
+        behind: this.behind,
+        fps: video.fps,
+        chunk_s: video.chunk_frames / video.fps,
+        more: this.#moreAhead(),
+        growing: this.growing,
+        following: this.following,
+        pace: this.pace,
+      },
+      this.#hold,
+    );
+    if (hold.gated && !this.#hold.gated && this.playing) this.stalls.gated += 1;
+    this.#hold = hold;
+    if (element.playbackRate !== rate) element.playbackRate = rate;
+    if (jump && this.playing) this.goLive();
+    if (ahead < 1) this.#fetchMissing(this.frame + Math.ceil(ahead * video.fps));
+    this.#setStarved(hold.gated && this.playing);
+  }
+
+  /** @param {boolean} starved */
+  #setStarved(starved) {
+    if (starved === this.starved) return;
+    this.starved = starved;
+    this.onChange("playback");
+  }
+
+  #dry() {
+    if (!this.element.seeking && this.element.readyState > 0 && this.frames > 0) this.stalls.dry += 1;
+  }
+
+}
+
+/** @param {Uint8Array} a @param {Uint8Array} b */
+function sameBytes(a, b) {
+  return a.length === b.length && a.every((byte, i) => byte === b[i]);
+}

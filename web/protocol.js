@@ -1,0 +1,114 @@
+// @ts-check
+/**
+ * The words the page and the server exchange over `/v1/videos/{id}/watch`: build them, read them, nothing else.
+ * Pure: no socket, no clock, no DOM (see docs/protocol.md).
+ */
+
+export const SUBPROTOCOL = "st2v.v1";
+export const RENDITIONS = /** @type {const} */ (["preview", "enhanced"]);
+
+const HEADER_BYTES = 20;
+const VERSION = 1;
+
+/** @typedef {typeof RENDITIONS[number]} Rendition */
+/** @typedef {"queued"|"loading"|"running"|"paused"|"stopping"|"stopped"|"completed"|"failed"} State */
+
+/**
+ * A video as the server describes it.
+ * @typedef {object} Video
+ * @property {string} id
+ * @property {State} state
+ * @property {string} prompt
+ * @property {string} title
+ * @property {string} model
+ * @property {string} preset
+ * @property {number} seed
+ * @property {number} fps
+ * @property {number} frames
+ * @property {number|null} num_frames  planned; null = endless
+ * @property {number} chunks
+ * @property {number} first_chunk_frames
+ * @property {number} chunk_frames
+ * @property {number} width
+ * @property {number} height
+ * @property {string[]} [warnings]
+ * @property {"length"|"stopped"|"error"|null} [ended_by]
+ * @property {string|null} [paused_reason]
+ * @property {string|{message?: string}|null} [error]
+ * @property {number} [cursor]
+ */
+
+/** @typedef {{kind: "init", rendition: Rendition, init: number, bytes: Uint8Array}} InitSegment */
+/**
+ * @typedef {object} MediaSegment
+ * @property {"segment"} kind
+ * @property {Rendition} rendition
+ * @property {number} index     which chunk
+ * @property {number} revision
+ * @property {number} init      id of the init segment it needs
+ * @property {number} seq       the cursor once it is handled
+ * @property {Uint8Array} bytes
+ */
+/**
+ * @typedef {{type: "welcome", cursor: number, video: Video}
+ *   | {type: "init", id: number, codec: string, rendition: Rendition, width: number, height: number}
+ *   | {type: "state", seq: number, video: Video}
+ *   | {type: "progress", index: number, step: number, steps: number, frames_per_second: number|null}
+ *   | {type: "reset", seq: number, from_index: number}
+ *   | {type: "ended", seq: number, ended_by: string}
+ *   | {type: "error", code: string, message: string}
+ *   | {type: "skipped"}} Control
+ */
+
+/** @param {number} cursor */
+export function hello(cursor) {
+  return JSON.stringify({ type: "hello", cursor, renditions: RENDITIONS });
+}
+
+/** @param {number} seq */
+export function ack(seq) {
+  return JSON.stringify({ type: "ack", seq });
+}
+
+/** @param {string} text @returns {Control} */
+export function readControl(text) {
+  const message = JSON.parse(text);
+  if (typeof message?.type !== "string") throw new Error(`a control message needs a "type", received ${text.slice(0, 80)}`);
+  return message;
+}
+
+/** @param {ArrayBuffer} buffer @returns {InitSegment | MediaSegment} */
+export function readBinary(buffer) {
+  if (buffer.byteLength < HEADER_BYTES) throw new Error(`expected a ${HEADER_BYTES} byte header, received ${buffer.byteLength} bytes`);
+  const view = new DataView(buffer);
+  if (view.getUint8(0) !== VERSION) throw new Error(`expected header version ${VERSION}, received ${view.getUint8(0)}`);
+  const kind = view.getUint8(1);
+  const rendition = RENDITIONS[view.getUint8(2)];
+  const bytes = new Uint8Array(buffer, HEADER_BYTES);
+  const init = view.getUint32(12);
+  if (!rendition || kind < 1 || kind > 2) throw new Error(`unknown kind ${kind} or rendition ${view.getUint8(2)}`);
+  if (kind === 1) return { kind: "init", rendition, init, bytes };
+  return { kind: "segment", rendition, index: view.getUint32(4), revision: view.getUint32(8), init, seq: view.getUint32(16), bytes };
+}
+
+// ---------------------------------------------------------------- reconnecting
+
+/** Close codes after which coming back changes nothing: deleted, not allowed, unknown, other version, bad request. */
+const FINAL_CODES = new Map([
+  [4001, "This film was deleted."],
+  [4003, "This page may not watch this film."],
+  [4004, "There is no such film here."],
+  [4009, "The server speaks another version; reload the page."],
+  [4400, "The server did not understand this page; reload it."],
+]);
+
+/** Why the server will not have us back, or null where trying again makes sense. @param {number} code */
+export function finalReason(code) {
+  return FINAL_CODES.get(code) ?? null;
+}
+
+/** Seconds before attempt number `attempt` (from 0): 0.25 doubling to 5, the upper half at random. @param {number} attempt @param {number} chance */
+export function backoffSeconds(attempt, chance = Math.random()) {
+  const ceiling = Math.min(5, 0.25 * 2 ** attempt);
+  return ceiling * (0.5 + 0.5 * chance);
+}

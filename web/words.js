@@ -1,0 +1,58 @@
+// @ts-check
+/** How the page says numbers and words. Pure. */
+
+/** 0:09, 1:02, 1:00:05. @param {number} seconds */
+export function duration(seconds) {
+  const whole = Math.max(0, Math.floor(seconds + 1e-6));
+  const s = String(whole % 60).padStart(2, "0");
+  const m = Math.floor(whole / 60) % 60;
+  const h = Math.floor(whole / 3600);
+  return h > 0 ? `${h}:${String(m).padStart(2, "0")}:${s}` : `${m}:${s}`;
+}
+
+/** 0:09.4: a moment in a film. @param {number} seconds */
+export function moment(seconds) {
+  const tenths = Math.max(0, Math.floor(seconds * 10 + 1e-6));
+  return `${duration(Math.floor(tenths / 10))}.${tenths % 10}`;
+}
+
+/**
+ * Words of a prompt that a model with a fixed vocabulary does not know, in order, each once. The server decides by the same rule;
+ * this only says it earlier, while one types.
+ * @param {Record<string, string[]>|null} vocabulary @param {string} prompt
+ */
+export function unknownWords(vocabulary, prompt) {
+  if (!vocabulary) return [];
+  const known = new Set(Object.values(vocabulary).flat().flatMap((phrase) => phrase.toLowerCase().split(/\s+/)));
+  const words = prompt.toLowerCase().replace(/[^\p{L}\p{N}'-]+/gu, " ").split(" ").filter(Boolean);
+  return [...new Set(words)].filter((word) => !known.has(word));
+}
+
+/** “dragon” and “castle”. @param {string[]} words */
+export function quoted(words) {
+  const marked = words.map((word) => `“${word}”`);
+  return marked.length < 2 ? marked.join("") : `${marked.slice(0, -1).join(", ")} and ${marked.at(-1)}`;
+}
+
+/** A film's state as one says it. @param {import("./protocol.js").Video} video */
+export function sayState({ state, frames, fps, ended_by }) {
+  const length = duration(frames / fps);
+  if (state === "failed") return `The film failed at ${length}`;
+  if (state === "stopped" || ended_by === "stopped") return `The film is stopped at ${length}`;
+  if (state === "completed") return `The film is whole, ${length} long`;
+  if (state === "queued") return "The film waits for its turn";
+  if (state === "loading") return "The model is loading";
+  return state === "running" ? "The film is growing" : `The film is ${state}`;
+}
+
+/** Frames that make so many seconds; null stays endless. @param {number|null} seconds @param {number} fps */
+export function framesFor(seconds, fps) {
+  return seconds === null ? null : Math.round(seconds * fps);
+}
+
+/** `#token=…` and `#/video/<id>`, in one fragment or apart. @param {string} hash @returns {{token: string|null, video: string|null}} */
+export function readHash(hash) {
+  const token = /(?:^#|[&?])token=([^&]+)/.exec(hash);
+  const video = /\/video\/([\w-]+)/.exec(hash);
+  return { token: token ? decodeURIComponent(token[1]) : null, video: video ? video[1] : null };
+}
