@@ -19,7 +19,7 @@ serve: setup
 
 #: make test         set up, checks, every test but -m long
 test: setup-test check
-	ST2V_BROWSER=$(CHROMIUM) $(BIN)/python -m pytest -m "not long" -q
+	$(BIN)/python -m pytest -m "not long" -q
 
 #: make test-quick   what plain pytest runs
 test-quick: setup-test
@@ -36,8 +36,13 @@ check: setup-test
 	$(BIN)/mypy
 	$(if $(shell command -v npm),cd tests/web && npm install --no-audit --no-fund --silent && npm run --silent check,@echo "npm not found: the page's types were not checked")
 
+#: make screenshots  take the pictures in docs/screenshots again
+screenshots: setup-test
+	$(BIN)/python -m tests.browser.screenshots storybook
+
 setup: $(VENV)/.serve
 setup-test: $(VENV)/.test
+	@.ci/system-packages
 
 # torch first and by itself, so that nothing else pulls another build of it
 $(VENV)/.torch: constraints.txt

@@ -59,7 +59,9 @@ def _toml(path: Path) -> dict[str, Any]:
         raise InvalidRequest(f"{path} is not valid TOML", expected="key = value lines", received=str(error)) from error
     unknown = set(values) - {field.name for field in fields(Config)}
     if unknown:
-        raise InvalidRequest(f"{path} has unknown keys", expected=", ".join(f.name for f in fields(Config)), received=sorted(unknown))
+        raise InvalidRequest(
+            f"{path} has unknown keys", expected=", ".join(f.name for f in fields(Config)), received=sorted(unknown)
+        )
     return values
 
 
@@ -73,4 +75,6 @@ def _convert(name: str, value: Any, source: str) -> Any:
             return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else tuple(value)
         return str(value)
     except (TypeError, ValueError) as error:
-        raise InvalidRequest(f"{name} from {source} is not usable", expected="a whole number", received=value, param=name) from error
+        raise InvalidRequest(
+            f"{name} from {source} is not usable", expected="a whole number", received=value, param=name
+        ) from error

@@ -1,18 +1,18 @@
 """Every error this package raises on purpose.
 
-    St2vError                  expected and received, in words a user can act on
-    ├── InvalidRequest         the caller asked for something that cannot be (400)
-    │   └── UnknownModel       no model of that name (404)
-    ├── NotFound               no such video, segment or page (404)
-    ├── Conflict               right in itself, wrong in this state (409)
-    ├── Unauthorized           no valid token or grant (401)
-    ├── Forbidden              a wrong Host or Origin, or a grant for something else (403)
-    ├── NotReady               the model is still loading, or failed to (503)
-    ├── CheckpointError        a checkpoint is missing or damaged
-    ├── DamagedMedia           bytes that are not the segment they should be (media/boxes.py)
-    ├── StoreError             the data directory cannot be used (locked, read-only, full, damaged)
-    │   └── StoreFull          no space left
-    └── Stopped                raised by `on_step` to leave a chunk between two denoising steps; not a failure
+St2vError                  expected and received, in words a user can act on
+├── InvalidRequest         the caller asked for something that cannot be (400)
+│   └── UnknownModel       no model of that name (404)
+├── NotFound               no such video, segment or page (404)
+├── Conflict               right in itself, wrong in this state (409)
+├── Unauthorized           no valid token or grant (401)
+├── Forbidden              a wrong Host or Origin, or a grant for something else (403)
+├── NotReady               the model is still loading, or failed to (503)
+├── CheckpointError        a checkpoint is missing or damaged
+├── DamagedMedia           bytes that are not the segment they should be (media/boxes.py)
+├── StoreError             the data directory cannot be used (locked, read-only, full, damaged)
+│   └── StoreFull          no space left
+└── Stopped                raised by `on_step` to leave a chunk between two denoising steps; not a failure
 """
 
 from __future__ import annotations

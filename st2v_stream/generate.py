@@ -127,5 +127,7 @@ class _Meter:
         if self._recent:
             frames_per_second = sum(f for f, _ in self._recent) / sum(s for _, s in self._recent)
             left = (self._chunks - index) * self._spec.chunk_frames / frames_per_second
-            line += f", {frames_per_second:.1f} frames/s ({frames_per_second / self._spec.fps:.1f}x real time), {left:.0f} s left"
+            line += (
+                f", {frames_per_second:.1f} frames/s ({frames_per_second / self._spec.fps:.1f}x real time), {left:.0f} s left"
+            )
         self._report(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields
@@ -34,7 +35,9 @@ def test_links_lead_to_files(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_on_the_pages_parse(page: Path) -> None:
-    for line in re.findall(r"^\s*(?:\$ )?(st2v (?:serve|generate|models|train)[^\n`|#<]*)$", page.read_text(), flags=re.MULTILINE):
+    for line in re.findall(
+        r"^\s*(?:\$ )?(st2v (?:serve|generate|models|train)[^\n`|#<]*)$", page.read_text(), flags=re.MULTILINE
+    ):
         import shlex
 
         build_parser().parse_args(shlex.split(line)[1:])

@@ -42,7 +42,18 @@ def test_fresh_environment_generates_24_frames(wheel: Path, tmp_path: Path) -> N
     subprocess.run([python, "-m", "pip", "install", "-q", *constraints, wheel], check=True)
     film = tmp_path / "film.mp4"
     prompt = "a red boat drifts left over the sea"
-    st2v = [tmp_path / "env" / "bin" / "st2v", "generate", "--prompt", prompt, "--num-frames", "24", "--preset", "live", "-o", film]
+    st2v = [
+        tmp_path / "env" / "bin" / "st2v",
+        "generate",
+        "--prompt",
+        prompt,
+        "--num-frames",
+        "24",
+        "--preset",
+        "live",
+        "-o",
+        film,
+    ]
     subprocess.run(st2v, check=True, cwd=tmp_path)
     count = "import av, sys; print(sum(1 for _ in av.open(sys.argv[1]).decode(video=0)))"
     done = subprocess.run([python, "-c", count, film], check=True, capture_output=True, text=True, cwd=tmp_path)

@@ -39,7 +39,13 @@ class TestStreamSpec:
 
 class TestMemory:
     def memory(self, **changes: object) -> Memory:
-        fields = {"kind": "toy", "version": 1, "next_index": 1, "next_start": 16, "parts": {"tail": np.zeros((8, 2, 2, 3), np.uint8)}}
+        fields = {
+            "kind": "toy",
+            "version": 1,
+            "next_index": 1,
+            "next_start": 16,
+            "parts": {"tail": np.zeros((8, 2, 2, 3), np.uint8)},
+        }
         return Memory(**(fields | changes))  # type: ignore[arg-type]
 
     def test_digest_sees_every_field_and_every_byte(self) -> None:
