@@ -35,11 +35,8 @@ def test_links_lead_to_files(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_on_the_pages_parse(page: Path) -> None:
-    for line in re.findall(
-        r"^\s*(?:\$ )?(st2v (?:serve|generate|models|train)[^\n`|#<]*)$", page.read_text(), flags=re.MULTILINE
-    ):
-        import shlex
-
+    command = re.compile(r"^\s*(?:\$ )?(st2v (?:serve|generate|models|train)[^\n`|#<]*)$", flags=re.MULTILINE)
+    for line in command.findall(page.read_text()):
         build_parser().parse_args(shlex.split(line)[1:])
 
 
