@@ -185,5 +185,5 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def _quiet_threads() -> None:
-    """OpenMP's waiting threads must sleep, not spin: on a busy 2-core host spinning was 8 to 15 times slower (docs/results.md)."""
+    """OpenMP's waiting threads must sleep, not spin: on a busy 2-core host spinning was 8 to 15 times slower."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

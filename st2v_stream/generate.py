@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 from collections import deque
@@ -43,31 +44,48 @@ class FilmFile:
         self._encode_spec = EncodeSpec.for_stream(spec, "preview")
         self._file: IO[bytes] | None = None
         self._segments: list[Segment] = []
+        self._whole_bytes = 0
 
     def append(self, chunk: Chunk) -> None:
-        """Encode the chunk and write it through to the disk."""
+        """Encode the chunk and write it through to the disk. On a full disk the file ends with the last whole chunk."""
         segment = encode_segment(chunk, self._encode_spec)
         try:
             if self._file is None:
-                self._file = self._path.open("wb")
-                self._file.write(segment.init)
-            self._file.write(segment.data)
-            self._file.flush()
+                self._file = self._path.open("wb", buffering=0)
+                self._write(segment.init)
+            self._write(segment.data)
             os.fsync(self._file.fileno())
         except OSError as error:
-            kind = StoreFull if error.errno == 28 else StoreError
+            if self._file is not None:
+                self._file.truncate(self._whole_bytes)
+            kind = StoreFull if error.errno == errno.ENOSPC else StoreError
             raise kind(f"cannot write {self._path}", expected="space and permission", received=error.strerror) from error
+        self._whole_bytes = self._file.tell()
         self._segments.append(segment)
 
+    def _write(self, content: bytes) -> None:
+        assert self._file is not None
+        if self._file.write(content) != len(content):  # an unbuffered file takes what fits
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def finish(self) -> None:
-        """Replace the fragmented file by one seekable MP4 (temp file beside it, then rename); nothing made is lost before."""
+        """Replace the fragmented file by one seekable MP4 (temp file beside it, then rename).
+
+        Where that does not fit on the disk, the fragmented file stays: it plays, only seeking is slower.
+        """
         if self._file is None:
             return
         self._file.close()
+        if not self._segments:
+            self._path.unlink()
+            return
         part = self._path.with_name(self._path.name + ".part")
         try:
             progressive_mp4(self._segments[0].init, [s.data for s in self._segments], part, metadata={"title": self._title})
             part.replace(self._path)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
         finally:
             part.unlink(missing_ok=True)
 

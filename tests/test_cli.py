@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -69,6 +70,23 @@ def test_an_existing_film_is_not_overwritten_unasked(tmp_path: Path, capsys: pyt
     assert film.read_bytes() == b"precious"
     assert main([*TESTCARD, "--num-frames", "16", "--overwrite", "-o", str(film)]) == 0
     assert frame_count(film) == 16
+
+
+def test_a_full_disk_keeps_the_whole_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film, fsync, left = tmp_path / "film.mp4", os.fsync, iter(range(3))
+
+    def fill_up(descriptor: int) -> None:
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fill_up)
+    assert main([*TESTCARD, "--num-frames", "80", "-o", str(film)]) == 2
+    assert "cannot write" in capsys.readouterr().err
+    assert frame_count(film) == 16 + 8 + 8
+    assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
 
 
 def test_film_plays_while_it_grows_and_ctrl_c_keeps_it(tmp_path: Path) -> None:
