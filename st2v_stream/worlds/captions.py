@@ -1,7 +1,7 @@
 """The words of the story-book world, its caption grammar and the pairs kept out of training.
 
-A caption is `(a|an) COLOUR SUBJECT MOTION PLACE`, for instance "an orange cat bounces above the meadow": 900 captions from 34 words.
-This is the only file that knows which pairs are held out; the training sampler asks `is_held_out`.
+A caption is `(a|an) COLOUR SUBJECT MOTION PLACE`, for instance "an orange cat bounces above the meadow": 900 captions from
+34 words. This is the only file that knows which pairs are held out; the training sampler asks `is_held_out`.
 """
 
 from __future__ import annotations

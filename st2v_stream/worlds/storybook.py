@@ -1,8 +1,9 @@
 """The story-book world: one thick-rimmed subject moves through one flat scene.
 
-A film is a `FilmSpec`; its frame number t is a pure function of the two, so any window of an endless film is drawn by random access:
-first chunks, later windows, long-term anchors and the truth after 1,200 frames all cost the same. Frame 0 always is a good first frame
-(subject wholly inside, room for 16 frames of travel); drifters and flyers leave and re-enter only later.
+A film is a `FilmSpec`; its frame number t is a pure function of the two, so any window of an endless film is drawn by
+random access: first chunks, later windows, long-term anchors and the truth after 1,200 frames all cost the same. Frame 0
+always is a good first frame (subject wholly inside, room for 16 frames of travel); drifters and flyers leave and re-enter
+only later.
 
 Lengths are fractions of the frame's side, y points down, frames are square `(S, S, 3)` uint8 RGB.
 """
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from . import captions
+from st2v_stream.worlds import captions
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
@@ -36,8 +37,8 @@ WHITE: Colour = (255, 255, 255)
 SUPERSAMPLING = 2  # drawn at twice the size and area-averaged: edges move smoothly at 64 pixels
 SUBPIXEL_BITS = 4  # OpenCV coordinates in 1/16 pixel
 
-# A drifter's track is this many frame sides long. A subject is about .5 wide, so it is out of sight for .2 / .024 = 8 frames: the
-# 8-frame tail that the model continues from still shows (nearly) always where it went.
+# A drifter's track is this many frame sides long. A subject is about .5 wide, so it is out of sight for .2 / .024 = 8
+# frames: the 8-frame tail that the model continues from still shows (nearly) always where it went.
 TRACK_LENGTH = 1.7
 
 
@@ -138,8 +139,19 @@ def clip(spec: FilmSpec, frame_numbers: Iterable[int], size: int = 64) -> np.nda
 
 def subject_mask(spec: FilmSpec, t: int, size: int = 64) -> np.ndarray:
     """Where the subject is seen in frame t, `(size, size)` bool."""
+    return frame_and_mask(spec, t, size)[1]
+
+
+def frame_and_mask(spec: FilmSpec, t: int, size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Frame t and its subject mask, drawn together."""
+    seen = frame(spec, t, size)
     empty = _shrink(_painted(spec, t, size, with_subject=False), size)
-    return np.abs(frame(spec, t, size).astype(np.int16) - empty).sum(2) > 12
+    return seen, np.abs(seen.astype(np.int16) - empty).sum(2) > 12
+
+
+def empty_scene(scene: str, variant: int, size: int = 64) -> np.ndarray:
+    """The scene without subject or waves, `(size, size, 3)` uint8."""
+    return _shrink(_background(scene, variant, size * SUPERSAMPLING), size)
 
 
 def _painted(spec: FilmSpec, t: int, size: int, *, with_subject: bool) -> np.ndarray:

@@ -1,0 +1,226 @@
+"""The second and third stage: the denoiser learns single images, then first and further chunks of films together."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from st2v_stream.training import randomness
+from st2v_stream.training.muon import MuonWithAdam, parameter_groups
+from st2v_stream.training.noise import TIMESTEPS_PER_TIME, noised, training_times
+from st2v_stream.training.parts import TAIL_FRAMES, WINDOW_FRAMES, Parts
+from st2v_stream.training.pool import LatentPool
+from st2v_stream.training.recipe import BaseRecipe, DiffusionRecipe, JointRecipe
+from st2v_stream.training.text import FIRST_WORD_ID, UNKNOWN_ID, new_tokenizer, tokenize
+
+VALIDATION_TIMES = (0.4, 0.6, 0.8, 0.95)
+
+
+class DenoisingStage(ABC):
+    """What both stages share: captions, noise, optimiser, running average of the weights."""
+
+    name: str
+
+    def __init__(
+        self,
+        parts: Parts,
+        pool: LatentPool,
+        validation: LatentPool,
+        shared: DiffusionRecipe,
+        *,
+        seed: int,
+        spatial_rate: float = 1.0,
+        device: str = "cpu",
+    ) -> None:
+        self.parts = parts.to(device).train()
+        self.average = copy.deepcopy(self.parts).requires_grad_(False).eval()
+        self.pool = pool
+        self.validation = validation
+        self.shared = shared
+        self.seed = seed
+        self.device = torch.device(device)
+        self.no_caption = tokenize(new_tokenizer(), [""])  # (1, 12)
+        self.optimizer = MuonWithAdam(
+            parameter_groups(self.parts, spatial_rate=spatial_rate),
+            momentum=shared.momentum,
+            weight_decay=shared.weight_decay,
+        )
+
+    @abstractmethod
+    def loss(self, step: int, rng: torch.Generator) -> Tensor:
+        """The loss of this step's batch."""
+
+    @abstractmethod
+    def validate(self) -> dict[str, float]: ...
+
+    def train_step(self, step: int, rate: float) -> float:
+        self.optimizer.set_rate(rate)
+        with self._autocast():
+            loss = self.loss(step, randomness.torch_rng(self.seed, self.name, step))
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parts.parameters(), self.shared.clip_norm)
+        self.optimizer.step()
+        self._update_average(step)
+        return loss.item()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "parts": self.parts.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.parts.load_state_dict(state["parts"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _update_average(self, step: int) -> None:
+        keep = min(self.shared.ema, (1 + step) / (10 + step))
+        weights = [parameter.detach() for parameter in self.parts.parameters()]
+        torch._foreach_lerp_(list(self.average.parameters()), weights, 1 - keep)
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        if self.device.type == "cuda":
+            return torch.autocast("cuda", torch.bfloat16)
+        return nullcontext()
+
+    def _loss_images(self, batch: int, shift: float, rng: torch.Generator) -> Tensor:
+        """Single frames from anywhere in the films."""
+        films = torch.randint(len(self.pool), (batch,), generator=rng)
+        frames = torch.randint(2 * WINDOW_FRAMES, (batch,), generator=rng)
+        noisy, target, timesteps = self._noised(_window(_frame_of(self.pool, films, frames)), shift, rng)
+        text = self.parts.encode_text(self._captions(films, rng))
+        return (self.parts.unet(noisy, timesteps, text).float() - target).pow(2).mean()
+
+    def _captions(self, films: Tensor, rng: torch.Generator) -> Tensor:
+        """Token numbers of these films; some captions dropped (for guidance), some words unknown (for real prompts)."""
+        ids = self.pool.token_ids[films]  # (B, 12)
+        is_unknown = (torch.rand(ids.shape, generator=rng) < self.shared.unknown_word) & (ids >= FIRST_WORD_ID)
+        ids = torch.where(is_unknown, UNKNOWN_ID, ids)
+        is_dropped = torch.rand((len(films), 1), generator=rng) < self.shared.caption_dropout
+        return torch.where(is_dropped, self.no_caption, ids).to(self.device)
+
+    def _noised(self, clean: Tensor, shift: float, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Noisy latents, v target and timesteps for clean `(B, 12, F, 8, 8)`."""
+        times = training_times(len(clean), shift, rng)
+        return self._at(clean, torch.randn(clean.shape, generator=rng), times)
+
+    def _validation_noise(self, clean: Tensor, time: float) -> tuple[Tensor, Tensor, Tensor]:
+        """The same at one time, with noise that never changes."""
+        noise = torch.randn(clean.shape, generator=randomness.torch_rng(self.seed, "validation noise"))
+        return self._at(clean, noise, torch.full((len(clean),), time))
+
+    def _at(self, clean: Tensor, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        noisy, target = noised(clean, noise, times)
+        return noisy.to(self.device), target.to(self.device), (TIMESTEPS_PER_TIME * times).to(self.device)
+
+
+def _window(frames: Tensor) -> Tensor:
+    """Stored `(B, F, C, h, w)` half to the network's `(B, C, F, h, w)` float."""
+    return frames.float().transpose(1, 2).contiguous()
+
+
+class BaseStage(DenoisingStage):
+    """Text to single images; a window of one frame passes no temporal layer."""
+
+    name = "base"
+
+    def __init__(self, *args: Any, recipe: BaseRecipe, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.recipe = recipe
+
+    def loss(self, step: int, rng: torch.Generator) -> Tensor:
+        return self._loss_images(self.recipe.batch, self.recipe.timestep_shift, rng)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Loss of the averaged weights on unseen films, by noise level."""
+        films = torch.arange(len(self.validation))
+        clean = _window(_frame_of(self.validation, films, 5 * films % (2 * WINDOW_FRAMES)))
+        text = self.average.encode_text(self.validation.token_ids.to(self.device))
+        losses = {}
+        for time in VALIDATION_TIMES:
+            noisy, target, timesteps = self._validation_noise(clean, time)
+            losses[f"images_{time}"] = (self.average.unet(noisy, timesteps, text) - target).pow(2).mean().item()
+        return losses
+
+
+def _frame_of(pool: LatentPool, films: Tensor, frames: Tensor) -> Tensor:
+    """One frame of each film, `(B, 1, 12, 8, 8)`; numbers 16..31 are in the later window."""
+    within = frames % WINDOW_FRAMES
+    is_later = (frames >= WINDOW_FRAMES).view(-1, 1, 1, 1)
+    return torch.where(is_later, pool.later[films, within], pool.opening[films, within])[:, None]
+
+
+class JointStage(DenoisingStage):
+    """First chunks from text (no CAM, no APM) and further chunks from text, tail and anchor, with one set of weights.
+
+    Some steps go on with single images: 64 different ones cost half of four clips, in which most frames show the same thing.
+    """
+
+    name = "joint"
+
+    def __init__(self, *args: Any, recipe: JointRecipe, **kwargs: Any) -> None:
+        super().__init__(*args, spatial_rate=recipe.spatial_rate, **kwargs)
+        self.recipe = recipe
+
+    def loss(self, step: int, rng: torch.Generator) -> Tensor:
+        r = self.recipe
+        if torch.rand((), generator=rng).item() < r.image_share:
+            return self._loss_images(r.image_batch, r.image_timestep_shift, rng)
+        films = torch.randint(len(self.pool), (r.batch,), generator=rng)
+        continues = torch.rand((), generator=rng).item() < r.cam_share
+        return (self._loss_continuing if continues else self._loss_opening)(films, rng)
+
+    def _loss_opening(self, films: Tensor, rng: torch.Generator) -> Tensor:
+        noisy, target, timesteps = self._noised(_window(self.pool.opening[films]), self.recipe.timestep_shift, rng)
+        text = self.parts.encode_text(self._captions(films, rng))
+        return (self.parts.unet(noisy, timesteps, text).float() - target).pow(2).mean()
+
+    def _loss_continuing(self, films: Tensor, rng: torch.Generator) -> Tensor:
+        noisy, target, timesteps = self._noised(_window(self.pool.later[films]), self.recipe.timestep_shift, rng)
+        text = self.parts.encode_text(self._captions(films, rng))
+        cam = self.parts.cam.clean_features(self._tail(films, rng), text)
+        predicted = self.parts.unet(noisy, timesteps, text, self._anchor_tokens(films, rng), cam)
+        error = (predicted.float() - target).pow(2).mean((0, 1, 3, 4))  # (16,)
+        return (
+            self.recipe.overlap_weight * error[:TAIL_FRAMES].mean() + self.recipe.new_frames_weight * error[TAIL_FRAMES:].mean()
+        ) / 2
+
+    def _tail(self, films: Tensor, rng: torch.Generator) -> Tensor:
+        tail = _window(self.pool.tail[films])  # (B, 12, 8, 8, 8)
+        amount = self.recipe.tail_noise * torch.rand((len(films), 1, 1, 1, 1), generator=rng)
+        return (tail + amount * torch.randn(tail.shape, generator=rng)).to(self.device)
+
+    def _anchor_tokens(self, films: Tensor, rng: torch.Generator) -> Tensor:
+        """APM's tokens `(B, 16, 64)`; some anchors are dropped, which guidance's other half needs."""
+        which = torch.randint(2, (len(films),), generator=rng)
+        anchor = self.pool.anchor[films, which].float()
+        anchor = anchor + self.recipe.anchor_noise * torch.randn(anchor.shape, generator=rng)
+        is_dropped = torch.rand((len(films), 1, 1), generator=rng) < self.recipe.anchor_dropout
+        tokens = self.parts.image_encoder(anchor.to(self.device))
+        return torch.where(is_dropped.to(self.device), self.parts.image_encoder.null_tokens(len(films)), tokens)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Losses of the averaged weights on six unseen films: openings, and the new frames of continuations."""
+        films = torch.arange(min(6, len(self.validation)))
+        net, pool = self.average, self.validation
+        text = net.encode_text(pool.token_ids[films].to(self.device))
+        cam = net.cam.clean_features(_window(pool.tail[films]).to(self.device), text)
+        anchor = net.image_encoder(pool.anchor[films, 0].float().to(self.device))
+        losses = {}
+        for time in (0.6, 0.95):
+            noisy, target, timesteps = self._validation_noise(_window(pool.opening[films]), time)
+            losses[f"opening_{time}"] = (net.unet(noisy, timesteps, text) - target).pow(2).mean().item()
+            noisy, target, timesteps = self._validation_noise(_window(pool.later[films]), time)
+            error = (net.unet(noisy, timesteps, text, anchor, cam) - target)[:, :, TAIL_FRAMES:]
+            losses[f"continuing_{time}"] = error.pow(2).mean().item()
+        return losses

@@ -1,0 +1,120 @@
+"""From a checkpoint to a model folder in the diffusers layout: float16 safetensors, a tokenizer and a torch-free card."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import CLIPTextModel
+
+from st2v_stream.networks.cam import ControlBranch
+from st2v_stream.networks.resampler import LatentImageEncoder
+from st2v_stream.networks.unet import StreamingUNet
+from st2v_stream.networks.vae import FrameAutoencoder
+from st2v_stream.training.noise import scheduler_settings
+from st2v_stream.training.parts import TAIL_FRAMES, WINDOW_FRAMES, Parts
+from st2v_stream.training.text import MAX_TOKENS, new_tokenizer
+from st2v_stream.worlds import captions
+
+MODEL_INDEX = {
+    "_class_name": "StorybookPipeline",
+    "unet": ["st2v_stream.networks.unet", "StreamingUNet"],
+    "cam": ["st2v_stream.networks.cam", "ControlBranch"],
+    "image_encoder": ["st2v_stream.networks.resampler", "LatentImageEncoder"],
+    "vae": ["st2v_stream.networks.vae", "FrameAutoencoder"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+    "scheduler": ["st2v_stream.networks.sampling", "ContinuousSampler"],
+}
+DESCRIPTION = "Flat story-book scenes with one moving subject; trained from nothing on two CPU cores."
+EXAMPLE_PROMPTS = (
+    "a red boat drifts left over the sea",
+    "an orange cat bounces above the meadow",
+    "a purple rocket flies up in the night sky",
+    "a green car drifts right across the desert",
+    "a blue fish hovers over the sea",
+    "a yellow ball bounces over the snow field",
+)
+PRESETS = {
+    "live": {"num_inference_steps": 6, "guidance_scale": 1.0},
+    "default": {"num_inference_steps": 10, "guidance_scale": 2.0},
+    "published": {"num_inference_steps": 50, "guidance_scale": 2.0},
+}
+
+
+def model_card(size: int = 64) -> dict[str, Any]:
+    """card.json: what the server tells about the model without loading it."""
+    return {
+        "name": "storybook",
+        "title": "Storybook",
+        "version": "first version",
+        "description": DESCRIPTION,
+        "licence": "Apache-2.0",
+        "width": size,
+        "height": size,
+        "fps": 8,
+        "first_chunk_frames": WINDOW_FRAMES,
+        "chunk_frames": WINDOW_FRAMES - TAIL_FRAMES,
+        "max_prompt_tokens": MAX_TOKENS,
+        "vocabulary": captions.vocabulary_by_kind(),
+        "example_prompts": list(EXAMPLE_PROMPTS),
+        "presets": PRESETS,
+    }
+
+
+def export(parts: Parts, vae: FrameAutoencoder, folder: Path, *, card: dict[str, Any] | None = None) -> None:
+    """Write the model folder beside its place and swap it in: nobody ever reads half a model.
+
+    Files in an existing folder that an export does not write (README.md) are kept.
+    """
+    half = folder.with_name(f".{folder.name}.{os.getpid()}.half")
+    shutil.rmtree(half, ignore_errors=True)
+    if folder.exists():
+        shutil.copytree(folder, half)
+    _write(parts, vae, half, card or model_card())
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+        folder.rename(old)
+        half.rename(folder)
+        shutil.rmtree(old)
+    else:
+        half.rename(folder)
+
+
+def load_export(folder: Path) -> tuple[Parts, FrameAutoencoder]:
+    """The networks of an exported folder, for measuring what was shipped."""
+    parts = Parts()
+    parts.unet = StreamingUNet.from_pretrained(folder / "unet")
+    parts.cam = ControlBranch.from_pretrained(folder / "cam")
+    parts.image_encoder = LatentImageEncoder.from_pretrained(folder / "image_encoder")
+    parts.text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    return parts.eval(), FrameAutoencoder.from_pretrained(folder / "vae")
+
+
+def _write(parts: Parts, vae: FrameAutoencoder, folder: Path, card: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("unet", "cam", "image_encoder"):
+        getattr(parts, name).save_pretrained(folder / name, dtype=torch.float16)
+    vae.save_pretrained(folder / "vae", dtype=torch.float16)
+    _half_copy(parts.text_encoder).save_pretrained(folder / "text_encoder")
+    new_tokenizer().save_pretrained(folder / "tokenizer")
+    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler_settings())
+    _write_json(folder / "model_index.json", MODEL_INDEX)
+    _write_json(folder / "card.json", card)
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o644)  # safetensors writes for its owner alone
+
+
+def _half_copy(module: torch.nn.Module) -> torch.nn.Module:
+    copy = type(module)(module.config)
+    copy.load_state_dict(module.state_dict())
+    return copy.half()
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2) + "\n")

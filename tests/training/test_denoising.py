@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from st2v_stream.training.denoising import DenoisingStage
+from st2v_stream.training.muon import orthogonalized, parameter_groups
+from st2v_stream.training.noise import noised, shifted, training_times
+from st2v_stream.training.parts import Parts
+from training.tiny_training import base_stage, joint_stage
+
+
+@pytest.mark.parametrize("make_stage", [base_stage, joint_stage])
+def test_twenty_steps_lower_the_loss(make_stage: Callable[[], DenoisingStage]) -> None:
+    stage = make_stage()
+    losses = [stage.train_step(step, 5e-3) for step in range(20)]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5]), losses
+
+
+@pytest.mark.parametrize("make_stage", [base_stage, joint_stage])
+def test_a_resumed_training_continues_bit_for_bit(make_stage: Callable[[], DenoisingStage]) -> None:
+    whole = make_stage()
+    for step in range(6):
+        whole.train_step(step, 1e-3)
+    first = make_stage()
+    for step in range(3):
+        first.train_step(step, 1e-3)
+    second = make_stage()
+    second.load_state_dict(first.state_dict())
+    for step in range(3, 6):
+        second.train_step(step, 1e-3)
+    expected, received = whole.state_dict(), second.state_dict()
+    for part in ("parts", "average"):
+        for name, value in expected[part].items():
+            assert torch.equal(value, received[part][name]), name
+
+
+def test_validation_names_every_noise_level() -> None:
+    assert set(base_stage().validate()) == {"images_0.4", "images_0.6", "images_0.8", "images_0.95"}
+    assert set(joint_stage().validate()) == {"opening_0.6", "opening_0.95", "continuing_0.6", "continuing_0.95"}
+
+
+def test_images_leave_the_temporal_layers_alone() -> None:
+    stage = base_stage()
+    before = {name: value.clone() for name, value in stage.parts.named_parameters()}
+    stage.train_step(0, 1e-3)
+    moved = {name for name, value in stage.parts.named_parameters() if not torch.equal(value, before[name])}
+    assert moved
+    assert not any("temp_" in name or "transformer_in" in name or name.startswith("cam.") for name in moved)
+
+
+def test_every_parameter_is_in_one_group() -> None:
+    parts = Parts()
+    grouped = [id(parameter) for group in parameter_groups(parts) for parameter in group["params"]]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in parts.parameters())
+
+
+def test_orthogonalized_pushes_singular_values_to_one() -> None:
+    matrices = torch.randn((3, 8, 20), generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalized(matrices))
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+
+
+def test_the_v_target_gives_back_signal_and_noise() -> None:
+    clean, noise = torch.randn(2, 12, 1, 8, 8), torch.randn(2, 12, 1, 8, 8)
+    times = torch.tensor([0.3, 0.9])
+    noisy, v = noised(clean, noise, times)
+    angle = (times * torch.pi / 2).view(2, 1, 1, 1, 1)
+    torch.testing.assert_close(angle.cos() * noisy - angle.sin() * v, clean, atol=1e-5, rtol=0)
+    torch.testing.assert_close(angle.sin() * noisy + angle.cos() * v, noise, atol=1e-5, rtol=0)
+
+
+def test_shift_moves_times_towards_noise() -> None:
+    times = training_times(64, 4.0, torch.Generator().manual_seed(0))
+    assert times.min() > 0
+    assert times.max() < 1
+    assert times.median() > 0.8
+    assert shifted(torch.tensor([0.5]), 1.0).item() == pytest.approx(0.5)
