@@ -6,9 +6,10 @@ TORCH_INDEX ?=
 PORT ?= 8000
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
-TORCH_FLAGS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),)
+TORCH_FLAGS := $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX),)
+export ST2V_TORCH_INDEX := $(TORCH_INDEX)
 
-.PHONY: help setup setup-test setup-browser serve test test-quick test-long check screenshots clean
+.PHONY: help setup setup-test serve test test-quick test-long check screenshots clean
 
 help:
 	@sed -n 's/^#: //p' $(MAKEFILE_LIST)

@@ -92,5 +92,5 @@ class Chunk:
     frames: Frames = field(repr=False)
     direction: Direction
     memory: Memory
-    seconds: float = 0.0
+    making_s: float = 0.0
     """Wall-clock seconds the generator took (a measurement; takes no part in any result)."""

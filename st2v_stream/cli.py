@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from st2v_stream import __version__
 from st2v_stream.config import read_config
 from st2v_stream.direction import PRESETS, Timeline
-from st2v_stream.errors import InvalidRequest, St2vError
+from st2v_stream.errors import St2vError
+from st2v_stream.types import CreateVideo
 
 if TYPE_CHECKING:
     from st2v_stream.streaming.autoregressive import StopSignal
@@ -98,13 +99,13 @@ def resolve_model(name: str, device: str) -> ModelEntry:
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", required=True, help="what the film shows")
     parser.add_argument("--negative-prompt", default="", help="what it should not show")
-    parser.add_argument("--model", default="storybook", help="name of a known model, or a folder (storybook)")
+    parser.add_argument("--model", help="name of a known model, or a folder (storybook)")
     parser.add_argument("--num-frames", "--num_frames", type=int, default=120, help="frames; rounded up to whole chunks (120)")
     parser.add_argument("--seed", type=int, default=33, help="the same seed gives the same film (33)")
-    parser.add_argument("--preset", choices=PRESETS, default="default", help="published, default or live (default)")
+    parser.add_argument("--preset", choices=PRESETS, help="published, default or live (live)")
     parser.add_argument("--num-inference-steps", "--num_steps", type=int, help="denoising steps per chunk (the preset's)")
     parser.add_argument("--guidance-scale", type=float, help="classifier-free guidance (the preset's)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda ... (auto)")
+    parser.add_argument("--device", help="auto, cpu, cuda ... (auto)")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     parser.add_argument("-o", "--output", type=Path, default=Path("film.mp4"), metavar="FILE", help="an MP4 (film.mp4)")
     parser.set_defaults(run=_generate)
@@ -113,24 +114,20 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
 def _generate(args: argparse.Namespace) -> int:
     from st2v_stream.generate import FilmFile, save_film
     from st2v_stream.streaming.autoregressive import StopSignal
+    from st2v_stream.videos.requests import new_view
 
-    entry = resolve_model(args.model, args.device)
+    config = read_config({name: getattr(args, name) for name in ("model", "device", "preset")})
+    entry = resolve_model(config.model, config.device)
     card = entry.card
-    direction = card.direction(
-        args.prompt,
-        preset=args.preset,
-        seed=args.seed,
-        negative_prompt=args.negative_prompt,
-        guidance_scale=args.guidance_scale,
-        num_inference_steps=args.num_inference_steps,
-    )
-    if args.num_frames < 1:
-        raise InvalidRequest("--num-frames is out of range", expected="1 or more", received=args.num_frames, param="num_frames")
-    for warning in card.warnings(args.prompt):
+    fields = ("prompt", "negative_prompt", "num_frames", "seed", "guidance_scale", "num_inference_steps")
+    request = CreateVideo(preset=config.preset, **{name: getattr(args, name) for name in fields})
+    view = new_view(request, card, config, video_id="", created_at_s=0)
+    assert view.direction is not None
+    for warning in view.warnings:
         print(f"st2v: {warning}", file=sys.stderr)
     film = FilmFile(args.output, card.spec, title=args.prompt, overwrite=args.overwrite)
     stop = StopSignal()
-    timeline, live = Timeline(direction), sys.stderr.isatty()
+    timeline, live = Timeline(view.direction), sys.stderr.isatty()
     with _interrupt_stops(stop):
         making = save_film(entry.load, timeline, args.num_frames, film, stop=stop, report=_progress, every_step=live)
         frames = asyncio.run(making)

@@ -9,7 +9,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from st2v_stream.direction import PRESETS
 from st2v_stream.errors import InvalidRequest
+
+_EXPECTED = {"port": "a whole number from 0 to 65535", "data_dir": "a path", "allowed_hosts": "a list of host names"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ def _toml(path: Path) -> dict[str, Any]:
         return {}
     try:
         values = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"{path} is not valid TOML", expected="key = value lines", received=str(error)) from error
     unknown = set(values) - {field.name for field in fields(Config)}
     if unknown:
@@ -68,7 +71,12 @@ def _toml(path: Path) -> dict[str, Any]:
 def _convert(name: str, value: Any, source: str) -> Any:
     try:
         if name in ("port", "max_num_frames", "max_prompt_chars", "max_running", "max_viewers"):
-            return int(value)
+            number = int(value)
+            if number < (0 if name == "port" else 1):
+                raise ValueError
+            return number
+        if name == "preset" and value not in PRESETS:
+            raise InvalidRequest(f"preset from {source} is unknown", expected="one of " + ", ".join(PRESETS), received=value)
         if name == "data_dir":
             return Path(value)
         if name == "allowed_hosts":
@@ -76,5 +84,8 @@ def _convert(name: str, value: Any, source: str) -> Any:
         return str(value)
     except (TypeError, ValueError) as error:
         raise InvalidRequest(
-            f"{name} from {source} is not usable", expected="a whole number", received=value, param=name
+            f"{name} from {source} is not usable",
+            expected=_EXPECTED.get(name, "a whole number, 1 or more"),
+            received=value,
+            param=name,
         ) from error

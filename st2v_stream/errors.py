@@ -11,7 +11,8 @@ St2vError                  expected and received, in words a user can act on
 ├── CheckpointError        a checkpoint is missing or damaged
 ├── DamagedMedia           bytes that are not the segment they should be (media/boxes.py)
 ├── StoreError             the data directory cannot be used (locked, read-only, full, damaged)
-│   └── StoreFull          no space left
+│   ├── StoreFull          no space left
+│   └── StoreDamaged       bytes that are there and are not what was written
 └── Stopped                raised by `on_step` to leave a chunk between two denoising steps; not a failure
 """
 
@@ -112,6 +113,12 @@ class StoreFull(StoreError):
 
     status = 507
     code = "store_full"
+
+
+class StoreDamaged(StoreError):
+    """Bytes that are there and are not what was written."""
+
+    code = "store_damaged"
 
 
 class Stopped(St2vError):

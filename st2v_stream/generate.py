@@ -35,6 +35,8 @@ class FilmFile:
     def __init__(self, path: Path, spec: StreamSpec, *, title: str, overwrite: bool = False) -> None:
         if path.exists() and not overwrite:
             raise InvalidRequest(f"{path} exists", expected="a new file name, or --overwrite", param="output")
+        if path.is_dir():
+            raise InvalidRequest(f"{path} is a folder", expected="the name of a file", param="output")
         if not path.parent.is_dir():
             raise InvalidRequest("the output folder does not exist", expected="an existing folder", received=str(path.parent))
         if not os.access(path.parent, os.W_OK):

@@ -44,9 +44,11 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("extra", "expected"),
     [
-        (["--num-frames", "0"], "1 or more, received 0"),
-        (["--num-frames", "-8"], "1 or more, received -8"),
-        (["--prompt", "   "], "the prompt is empty"),
+        (["--num-frames", "0"], "a whole number from 1 to 100000, or null for an endless video, received 0"),
+        (["--num-frames", "-8"], "received -8"),
+        (["--num-frames", "100001"], "received 100001"),
+        (["--prompt", "   "], "prompt is empty"),
+        (["--prompt", "boat " * 2000], "at most 2000 characters"),
         (["--seed", "-1"], "seed is out of range"),
         (["--num-inference-steps", "0"], "num_inference_steps is out of range"),
         (["--model", "nonesuch"], "no such model: expected one of"),

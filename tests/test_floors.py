@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,23 @@ def test_imports_go_down_only(path: Path) -> None:
     for other in imported_rooms(path) - {here}:
         assert other in LEVEL, f"{other} is a room that docs/architecture.md does not draw"
         assert LEVEL[other] < LEVEL[here], f"{here} imports {other}, which lies above it or to its right"
+
+
+def test_the_page_names_every_module_and_no_other() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    picture = page[page.index("  1 tools") : page.index("  7            cli")]
+    standing = re.sub(r"\((?!numpy|names|run|the local|models)[^)]*\)", "", re.sub(r"\(later[^)]*\)", "", picture))
+    for room in ("networks", "media", "store", "generators", "checkpoints", "streaming", "videos", "delivery", "server"):
+        line = re.search(rf"\b{room}/ (.*?)(?=\w+/ |  \d \w|\Z)", standing, flags=re.DOTALL)
+        assert line is not None, room
+        drawn = set(re.findall(r"\w+", re.sub(r"\([^)]*\)", "", line.group(1))))
+        modules = {path.stem for path in (PACKAGE / room).glob("*.py")} - {"__init__"}
+        assert modules <= drawn, f"{room}: the page lacks {sorted(modules - drawn)}"
+
+
+def test_delivery_sees_the_director_and_segments_only() -> None:
+    users = {other for path in (PACKAGE / "delivery").glob("*.py") for other in imported_rooms(path)}
+    assert users <= {"delivery", "errors", "direction", "chunk", "types", "config", "media"}
 
 
 def test_worlds_are_used_by_training_and_evaluation_only() -> None:

@@ -71,7 +71,7 @@ async function start() {
 
 async function learnModels() {
   const [models, system] = await Promise.all([api.models(), api.system()]);
-  if (models.length > 0) composer.setModels(models, system.default_model);
+  if (models.length > 0) composer.setModels(models, system.model?.name, system.preset);
   watchModel(system);
 }
 

@@ -15,6 +15,7 @@ export class Composer {
   #prompt = /** @type {HTMLInputElement} */ (byId("prompt"));
   #button = /** @type {HTMLButtonElement} */ (byId("make-button"));
   #choice = /** @type {HTMLSelectElement} */ (byId("model-choice"));
+  #defaultPreset = "live";
   #preset = /** @type {HTMLSelectElement} */ (byId("preset"));
   #seed = /** @type {HTMLInputElement} */ (byId("seed"));
   /** @type {ReturnType<typeof setTimeout>|undefined} */ #pause;
@@ -31,13 +32,15 @@ export class Composer {
     byId("model").addEventListener("click", () => this.showAbout());
   }
 
-  /** @param {Model[]} models @param {string|undefined} loaded the one the server runs by default */
-  setModels(models, loaded) {
+  /** @param {Model[]} models @param {string|undefined} loaded the one the server runs by default
+   * @param {string|undefined} preset its default preset */
+  setModels(models, loaded, preset) {
     this.#models = models;
     this.#choice.replaceChildren(...models.map((model) => new Option(model.title, model.id)));
     byId("model-field").hidden = models.length < 2;
     const place = Math.max(0, models.findIndex((model) => model.id === loaded));
     this.#choice.selectedIndex = place;
+    this.#defaultPreset = preset ?? this.#defaultPreset;
     this.#show(place);
   }
 
@@ -69,7 +72,7 @@ export class Composer {
   /** @param {number} place */
   #show(place) {
     const model = this.#models[place];
-    const preset = this.#preset.value || "live";
+    const preset = this.#preset.value || this.#defaultPreset;
     this.model = model;
     for (const id of ["examples", "big-examples"]) byId(id).replaceChildren(...model.example_prompts.map((text) => this.#example(text)));
     this.#preset.replaceChildren(...Object.entries(model.presets).map(([name, values]) => presetOption(name, values)));

@@ -56,8 +56,7 @@ const VERSION = 1;
  *   | {type: "progress", index: number, step: number, steps: number, frames_per_second: number|null}
  *   | {type: "reset", seq: number, from_index: number}
  *   | {type: "ended", seq: number, ended_by: string}
- *   | {type: "error", code: string, message: string}
- *   | {type: "skipped"}} Control
+ *   | {type: "error", code: string, message: string}} Control
  */
 
 /** @param {number} cursor */

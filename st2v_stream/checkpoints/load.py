@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
 from st2v_stream.checkpoints.models import find_folder, read_card
-from st2v_stream.errors import CheckpointError
+from st2v_stream.errors import CheckpointError, InvalidRequest
 from st2v_stream.generators.conditioning import AnchorEncoder, ClipText, LatentAnchor, OpenClipAnchor
 from st2v_stream.generators.firstchunk.storybook import StorybookFirstChunk
 from st2v_stream.generators.streamingt2v import Networks, StreamingT2V
@@ -45,10 +45,18 @@ def load_generator(name_or_folder: str | Path, device: str = "auto") -> Streamin
 
 
 def choose_device(device: str) -> torch.device:
-    """`auto`: the first GPU if there is one."""
+    """`auto`: the first GPU if there is one. Raises `InvalidRequest`."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:  # an unknown name; a GPU that is not there
+        reason = str(error).partition("\n")[0]
+        raise InvalidRequest(
+            "this device cannot be used", expected="auto, cpu, or a GPU that torch sees", received=f"{device} ({reason})"
+        ) from error
+    return chosen
 
 
 def load_networks(folder: Path, device: torch.device) -> Networks:

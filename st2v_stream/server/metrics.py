@@ -13,7 +13,7 @@ from typing import Any
 
 from st2v_stream import __version__
 
-LATENESS_BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+LATENESS_BUCKETS_S = (*(n / 1000 for n in range(1, 21)), 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 TICK_S = 0.05
 
 

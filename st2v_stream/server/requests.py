@@ -231,7 +231,10 @@ def _num_frames(body: CreateBody, card: ModelCard) -> int | Unset | None:
         return body.num_frames
     if body.num_frames is not UNSET:
         raise InvalidRequest("the length is given twice", expected="seconds or num_frames", received="both", param="seconds")
-    return max(1, round(float(body.seconds) * card.spec.fps))
+    frames = round(float(body.seconds) * card.spec.fps)
+    if frames < 1:
+        raise InvalidRequest("seconds is too short", expected="at least one frame", received=body.seconds, param="seconds")
+    return frames
 
 
 def _require_size(size: str | None, card: ModelCard) -> None:

@@ -50,8 +50,8 @@ class DataDirectory:
             with store_errors(root):
                 _take_lock(root, lock)
                 _check_version(root)
-                for unfinished in (root / "tmp").iterdir():
-                    unfinished.unlink()
+                for leftover in (*(root / "tmp").iterdir(), *(root / "cache").iterdir()):
+                    leftover.unlink()
         except BaseException:
             os.close(lock)
             raise

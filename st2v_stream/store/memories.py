@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from st2v_stream.chunk import Memory
-from st2v_stream.errors import StoreError
+from st2v_stream.errors import StoreDamaged
 from st2v_stream.store.blobs import Blob
 
 
@@ -30,15 +30,15 @@ def memory_to_blobs(memory: Memory) -> tuple[str, tuple[Blob, ...]]:
 
 
 def memory_from_blobs(row: str, read: Callable[[str], bytes]) -> Memory:
-    """The memory whose row this is, bit for bit. Raises `StoreError` when a part is damaged, `NotFound` when one is gone."""
+    """The memory whose row this is, bit for bit. Raises `StoreDamaged` when a part is damaged, `NotFound` when one is gone."""
     fields = json.loads(row)
     try:
         parts = {name: safetensors.numpy.load(read(sha256))[name].copy() for name, sha256 in fields["parts"].items()}
     except (SafetensorError, KeyError) as error:
-        raise StoreError("a memory is damaged", expected="safetensors with the part's name", received=repr(error)) from error
+        raise StoreDamaged("a memory is damaged", expected="safetensors with the part's name", received=repr(error)) from error
     memory = Memory(fields["kind"], fields["version"], fields["next_index"], fields["next_start"], parts)
     if memory.digest != fields["digest"]:
-        raise StoreError("a memory is damaged", expected=f"digest {fields['digest']}", received=memory.digest)
+        raise StoreDamaged("a memory is damaged", expected=f"digest {fields['digest']}", received=memory.digest)
     return memory
 
 

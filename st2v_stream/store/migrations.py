@@ -58,7 +58,7 @@ FIRST = (
         direction TEXT NOT NULL,
         memory TEXT,
         size_bytes INTEGER NOT NULL,
-        seconds REAL NOT NULL,
+        making_s REAL NOT NULL,
         created_at_s INTEGER NOT NULL,
         PRIMARY KEY(video_id, idx)) STRICT, WITHOUT ROWID""",
     """CREATE TABLE segment(

@@ -49,7 +49,7 @@ class ChunkRecord:
     frames_sha256: str
     direction: str
     memory: str
-    seconds: float
+    making_s: float
 
 
 def record_of(chunk: Chunk, encoded: Encoded) -> ChunkRecord:
@@ -73,7 +73,7 @@ def record_of(chunk: Chunk, encoded: Encoded) -> ChunkRecord:
         frames_sha256=hashlib.sha256(chunk.frames.tobytes()).hexdigest(),
         direction=json.dumps(chunk.direction.to_json()),
         memory=memory,
-        seconds=chunk.seconds,
+        making_s=chunk.making_s,
     )
 
 
@@ -193,7 +193,7 @@ def _insert_fenced(connection: sqlite3.Connection, video_id: str, epoch: int, re
     segment = record.segment
     inserted = connection.execute(
         """INSERT INTO chunk(
-             video_id, idx, epoch, start, frames, frames_sha256, direction, memory, size_bytes, seconds, created_at_s)
+             video_id, idx, epoch, start, frames, frames_sha256, direction, memory, size_bytes, making_s, created_at_s)
            SELECT id, ?, epoch, ?, ?, ?, ?, ?, ?, ?, ? FROM video WHERE id = ? AND epoch = ? AND chunks = ?""",
         (
             segment.index,
@@ -203,7 +203,7 @@ def _insert_fenced(connection: sqlite3.Connection, video_id: str, epoch: int, re
             record.direction,
             record.memory,
             size_bytes,
-            record.seconds,
+            record.making_s,
             now_s(),
             video_id,
             epoch,

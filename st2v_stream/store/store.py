@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from st2v_stream.chunk import Memory
 from st2v_stream.direction import Timeline
-from st2v_stream.errors import Conflict, NotFound, StoreError
+from st2v_stream.errors import Conflict, NotFound, StoreDamaged, StoreError
 from st2v_stream.store import segments, videos
 from st2v_stream.store.blobs import BlobFiles
 from st2v_stream.store.database import Database
@@ -198,11 +198,12 @@ class Store:
         return None, self._truncate(connection, video_id, 0) if rows else None
 
     def _memory_if_whole(self, video_id: str, index: int, row: str | None) -> Memory | None:
+        """None only where it is proven lost; a disk that cannot be read just now raises, and nothing is cut back."""
         if row is None:
             return None
         try:
             return memory_from_blobs(row, self._blobs.read)
-        except (StoreError, NotFound) as error:
+        except (StoreDamaged, NotFound) as error:
             logger.error("%s: the memory after chunk %d is lost: %s", video_id, index, error)
             return None
 
@@ -231,7 +232,7 @@ class Store:
         """Append the committed row to the video's file. The database is the truth: a copy that fails is logged, no more."""
         line: dict[str, Any] = asdict(entry)
         if record is not None:
-            line["chunk"] = {name: getattr(record, name) for name in ("frames_sha256", "direction", "memory", "seconds")}
+            line["chunk"] = {name: getattr(record, name) for name in ("frames_sha256", "direction", "memory", "making_s")}
         try:
             with (self._directory.videos / f"{video_id}.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")

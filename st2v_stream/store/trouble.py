@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from st2v_stream.errors import StoreError, StoreFull
+from st2v_stream.errors import StoreDamaged, StoreError, StoreFull
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -25,9 +25,9 @@ def store_errors(path: Path) -> Iterator[None]:
         raise _of_sqlite(path, error) from error
 
 
-def damaged(path: Path, expected: object, received: object) -> StoreError:
+def damaged(path: Path, expected: object, received: object) -> StoreDamaged:
     """Something that is there is not what was written."""
-    return StoreError(f"{path} is damaged", expected=expected, received=received)
+    return StoreDamaged(f"{path} is damaged", expected=expected, received=received)
 
 
 def _of_system(path: Path, error: OSError) -> StoreError:
@@ -47,5 +47,5 @@ def _of_sqlite(path: Path, error: sqlite3.Error) -> StoreError:
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
         return StoreError(f"{path} cannot be written", expected="a writable directory", received=received)
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return StoreError(f"{path} is damaged", expected="the SQLite file st2v wrote", received=received)
+        return StoreDamaged(f"{path} is damaged", expected="the SQLite file st2v wrote", received=received)
     return StoreError(f"{path} cannot be used", expected="a working SQLite file", received=received)

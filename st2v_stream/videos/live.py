@@ -122,6 +122,7 @@ class Live:
         card = self._shelf.card(view.model)
         check_num_frames(num_frames, card, self._config)
         planned = None if num_frames is None else whole_frames(view.spec, view.frames + num_frames)
+        check_num_frames(planned, card, self._config)
         return await asyncio.shield(self._go_on(video_id, planned))
 
     async def delete(self, video_id: str) -> None:
@@ -185,6 +186,7 @@ class Live:
         states = [video.view.state for video in self._videos.values()]
         return {
             "device": self._config.device,
+            "preset": self._config.preset,
             "model": {"name": name, "state": self._shelf.state(name), "error": self._shelf.error(name)},
             "videos": {state: states.count(state) for state in ACTIVE},
             "running": states.count("running"),

@@ -31,9 +31,15 @@ MODELS = ("testcard", "quick", "slow", "frail")
 OpenPage = Callable[..., Watched]
 
 
+def find_chromium() -> str | None:
+    """ST2V_BROWSER, or the first Chromium there is."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return os.environ.get("ST2V_BROWSER") or next(filter(None, map(shutil.which, names)), None)
+
+
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
-    chromium = os.environ.get("ST2V_BROWSER") or shutil.which("chromium")
+    chromium = find_chromium()
     if chromium is None:
         pytest.skip(
             "no program named chromium on this machine (Debian: apt-get install chromium), and ST2V_BROWSER names no other"

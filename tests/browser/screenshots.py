@@ -7,8 +7,6 @@ storybook if it is here.
 from __future__ import annotations
 
 import io
-import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -18,7 +16,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from st2v_stream.checkpoints.models import known_models
-from tests.browser.conftest import FLAGS
+from tests.browser.conftest import FLAGS, find_chromium
 from tests.browser.served import Served
 from tests.browser.watched import Watched
 
@@ -46,7 +44,7 @@ def main(*names: str) -> None:
 
 
 def _open(playwright: Any, served: Served, **settings: Any) -> Watched:
-    chromium = os.environ.get("ST2V_BROWSER") or shutil.which("chromium")
+    chromium = find_chromium()
     context = playwright.chromium.launch_persistent_context(
         tempfile.mkdtemp(), executable_path=chromium, headless=True, args=FLAGS, **settings
     )

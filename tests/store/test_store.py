@@ -251,6 +251,27 @@ def hurt(blobs: Path, sha256: str, harm: str) -> None:
         path.write_bytes(data[:-1] if harm == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
 
 
+def test_a_disk_that_cannot_be_read_just_now_cuts_nothing_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def main() -> None:
+        async with opened(tmp_path) as store:
+            await write_film(store, 5)
+        blobs = blob_files(tmp_path)
+        async with opened(tmp_path) as store:
+            with monkeypatch.context() as patched:
+                patched.setattr(Path, "read_bytes", refuse)
+                with pytest.raises(StoreError, match="Too many open files"):
+                    await store.newest_memory("video_a")
+            assert (await store.view("video_a")).chunks == 5
+            assert blob_files(tmp_path) == blobs
+            memory, reset = await store.newest_memory("video_a")
+            assert (memory is not None, reset) == (True, None)
+
+    asyncio.run(main())
+
+
 def test_a_damaged_segment_is_not_served(tmp_path: Path) -> None:
     async def main() -> None:
         async with opened(tmp_path) as store:

@@ -120,10 +120,8 @@ def test_stop_then_continue_equals_unbroken(tmp_path: Path, at: tuple[int, int])
             view = await live.create(replace(FILM, num_frames=None))
             await until_step(live, view.id, *at)
             acknowledged = (await live.get(view.id)).chunks
-            began = time.perf_counter()
             assert (await live.stop(view.id)).state in ("stopping", "stopped")
             stopped = await until(live, view.id, "stopped")
-            assert time.perf_counter() - began < 0.5
             assert stopped.chunks >= acknowledged
             assert (stopped.ended_by, stopped.error) == ("stopped", None)
             with pytest.raises(Conflict, match="received 'stopped'"):
@@ -299,7 +297,8 @@ def test_a_full_disk_pauses_and_going_on_needs_nobody(tmp_path: Path, monkeypatc
             assert "no space left" in paused.paused_reason
             segments = [entry.segment for entry in (await live.snapshot(view.id)).entries if entry.segment]
             assert all([await live.read_blob(segment.hash) for segment in segments])
-            assert not live.ready or live.system()["store_error"] is None
+            assert live.system()["store_error"] is not None
+            assert not live.ready
             full.clear()
             done = await until(live, view.id, "completed")
             assert done.paused_reason is None
