@@ -91,8 +91,14 @@ function troubleOf({ model, store_error }) {
 function takeToken() {
   const { token, video } = readHash(location.hash);
   if (!token) return;
-  api.setToken(token);
+  useToken(token);
   history.replaceState(null, "", video ? `#/video/${video}` : location.pathname);
+}
+
+/** The film on the stage was opened with the old token: `route` opens it again. @param {string} token */
+function useToken(token) {
+  api.setToken(token);
+  current = "";
 }
 
 function askForToken() {
@@ -105,7 +111,7 @@ function askForToken() {
 async function enterToken() {
   const { value } = /** @type {HTMLInputElement} */ (byId("token"));
   if (!value) return askForToken();
-  api.setToken(value.trim());
+  useToken(value.trim());
   await start();
 }
 
@@ -162,11 +168,13 @@ async function stopOrContinue() {
   library.refresh();
 }
 
+/** At the end of the film, play() would begin at the beginning; there the player goes on by itself when more arrives. */
 async function goOn() {
   if (!player.video) return;
   player.following = true;
   await api.continue(player.video.id, framesToContinue(player.video));
-  if (player.element.ended || player.element.paused) player.element.play().catch(() => {});
+  const { paused, ended } = player.element;
+  if (paused && !ended) player.element.play().catch(() => {});
 }
 
 /** @param {Video} video */
@@ -188,15 +196,21 @@ async function download() {
   link.click();
 }
 
-/** @param {Video} video */
-async function deleteFilm(video) {
+/** @param {Video} listed */
+async function deleteFilm(listed) {
+  const video = player.video?.id === listed.id ? player.video : listed;
   const dialog = /** @type {HTMLDialogElement} */ (byId("confirm"));
   const growing = video.state === "running" ? " It is still being made." : "";
   setText(inside(dialog, "p"), `“${video.title || video.prompt}”, ${duration(video.frames / video.fps)} long.${growing} This cannot be undone.`);
   if ((await ask(dialog)) !== "delete") return;
-  await api.delete(video.id);
+  await api.delete(video.id).catch(unlessGone);
   library.remove(video.id);
   if (video.id === current) location.hash = "#/";
+}
+
+/** Deleted elsewhere is as good as deleted here. @param {unknown} error */
+function unlessGone(error) {
+  if (!(error instanceof ApiError) || error.status !== 404) throw error;
 }
 
 /** @param {unknown} error */

@@ -11,15 +11,16 @@
  * @property {number} init
  * @property {Uint8Array} bytes
  * @property {() => void} [done]   called once it is in the buffer
- * @property {() => void} [failed] called where it will never be
+ * @property {() => void} [failed] called where it will never be; of every segment exactly one of the two is called
  */
+/** @typedef {{item: Append|null, done: () => void}} Operation  item: the segment that is decided by it */
 
 export class Appender {
   /** @type {SourceBuffer} */ #buffer;
   /** @type {(init: number) => Uint8Array|null} */ #initBytes;
   /** @type {() => Range[]} */ #makeRoom;
   /** @type {(Append|{remove: Range})[]} */ #queue = [];
-  /** @type {(() => void)|null} */ #running = null;
+  /** @type {Operation|null} */ #running = null;
   #lastInit = -1;
   #closed = false;
 
@@ -42,6 +43,7 @@ export class Appender {
 
   /** @param {Append} segment */
   append(segment) {
+    if (this.#closed) return segment.failed?.();
     this.#queue.push(segment);
     this.#next();
   }
@@ -52,16 +54,19 @@ export class Appender {
     this.#next();
   }
 
-  /** Forget what waits; what runs, runs to its end. */
+  /** What runs and what waits has failed, as nobody will look at this buffer again. */
   close() {
     this.#closed = true;
+    const given = [this.#running?.item, ...this.#queue];
+    this.#running = null;
     this.#queue = [];
+    for (const item of given) if (item && "bytes" in item) item.failed?.();
   }
 
   #finished() {
-    const done = this.#running;
+    const operation = this.#running;
     this.#running = null;
-    done?.();
+    operation?.done();
     this.#next();
   }
 
@@ -73,10 +78,15 @@ export class Appender {
     else this.#append(item);
   }
 
-  /** @param {Range} range */
+  /** Before there is a duration, and beyond it, the buffer refuses: there is nothing to remove. @param {Range} range */
   #remove(range) {
-    this.#running = () => {};
-    this.#buffer.remove(range.start, range.end);
+    this.#running = { item: null, done: () => {} };
+    try {
+      this.#buffer.remove(range.start, range.end);
+    } catch {
+      this.#running = null;
+      this.#next();
+    }
   }
 
   /** @param {Append} item */
@@ -85,15 +95,15 @@ export class Appender {
     if (item.init !== this.#lastInit && !init) return this.#drop(item);
     if (init) {
       this.#queue.unshift(item);
-      this.#put(init, item, () => (this.#lastInit = item.init));
+      this.#put(init, item, { item: null, done: () => (this.#lastInit = item.init) });
     } else {
-      this.#put(item.bytes, item, () => item.done?.());
+      this.#put(item.bytes, item, { item, done: () => item.done?.() });
     }
   }
 
-  /** @param {Uint8Array} bytes @param {Append} item @param {() => void} done */
-  #put(bytes, item, done) {
-    this.#running = done;
+  /** @param {Uint8Array} bytes @param {Append} item @param {Operation} operation */
+  #put(bytes, item, operation) {
+    this.#running = operation;
     try {
       this.#buffer.appendBuffer(/** @type {Uint8Array<ArrayBuffer>} */ (bytes));
     } catch (error) {

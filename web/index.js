@@ -43,6 +43,8 @@ const RANK = { preview: 0, enhanced: 1 };
 export class SegmentIndex {
   /** @type {Map<number, Entry>} */
   #entries = new Map();
+  #contiguous = 0;
+  #residentBytes = 0;
 
   /** @param {Grid} grid */
   constructor(grid) {
@@ -53,7 +55,7 @@ export class SegmentIndex {
     return this.#entries.size;
   }
 
-  /** @param {number} index */
+  /** The same object as long as it is the same segment. @param {number} index @returns {Readonly<Entry>|null} */
   get(index) {
     return this.#entries.get(index) ?? null;
   }
@@ -62,20 +64,25 @@ export class SegmentIndex {
   put(entry) {
     const known = this.#entries.get(entry.index);
     if (known && known.resident && !isBetter(entry, known)) return false;
-    this.#entries.set(entry.index, entry);
+    this.mark(entry.index, false);
+    this.#entries.set(entry.index, { ...entry, resident: false });
+    this.mark(entry.index, entry.resident);
+    while (this.#entries.has(this.#contiguous)) this.#contiguous += 1;
     return true;
   }
 
   /** Chunks from `index` on are no longer part of the film. @param {number} fromIndex */
   reset(fromIndex) {
-    for (const index of this.#entries.keys()) if (index >= fromIndex) this.#entries.delete(index);
+    for (const index of [...this.#entries.keys()].filter((known) => known >= fromIndex)) {
+      this.mark(index, false);
+      this.#entries.delete(index);
+    }
+    this.#contiguous = Math.min(this.#contiguous, fromIndex);
   }
 
   /** Chunks known without a gap, counted from the film's beginning. */
   get contiguous() {
-    let count = 0;
-    while (this.#entries.has(count)) count += 1;
-    return count;
+    return this.#contiguous;
   }
 
   /** Frames known without a gap. */
@@ -89,9 +96,7 @@ export class SegmentIndex {
   }
 
   get residentBytes() {
-    let total = 0;
-    for (const entry of this.#entries.values()) if (entry.resident) total += entry.size_bytes;
-    return total;
+    return this.#residentBytes;
   }
 
   /**
@@ -116,12 +121,27 @@ export class SegmentIndex {
   /** @param {number} index @param {boolean} resident */
   mark(index, resident) {
     const entry = this.#entries.get(index);
-    if (entry) entry.resident = resident;
+    if (!entry || entry.resident === resident) return;
+    entry.resident = resident;
+    this.#residentBytes += resident ? entry.size_bytes : -entry.size_bytes;
   }
 
   /** Nothing is in the source buffer any more (it was rebuilt). */
   evictAll() {
-    for (const entry of this.#entries.values()) entry.resident = false;
+    for (const index of this.#entries.keys()) this.mark(index, false);
+  }
+
+  /**
+   * The browser may evict by itself: chunks at and after the playhead believed to be in the source buffer whose middle is not.
+   * @param {number} playing @param {(seconds: number) => boolean} isBuffered @param {number} count @returns {number[]}
+   */
+  lost(playing, isBuffered, count = 4) {
+    const out = [];
+    for (let index = playing; index < playing + count; index += 1) {
+      const middle = (this.startSeconds(index) + this.startSeconds(index + 1)) / 2;
+      if (this.#entries.get(index)?.resident && !isBuffered(middle)) out.push(index);
+    }
+    return out;
   }
 
   /** Known chunks at and after the playhead that must be fetched again. @param {number} playing @param {number} count @returns {number[]} */

@@ -11,7 +11,12 @@ const POLL_MS = 4000;
 
 export class Library {
   /** @type {Map<string, HTMLElement>} */ #items = new Map();
-  /** @type {Video[]} */ #older = [];
+  /** @type {Map<string, Video>} as last told */ #videos = new Map();
+  /** Pages shown: all of them are read again each time, so that what was deleted elsewhere leaves the list. */
+  #pages = 1;
+  /** Answers may overtake each other: how many were asked for, and which of them is shown. */
+  #asked = 0;
+  #shown = 0;
   #current = "";
 
   /** @param {HTMLElement} root @param {Api} api @param {(video: Video) => void} onDelete */
@@ -21,7 +26,7 @@ export class Library {
     this.list = inside(root, "ul");
     this.empty = inside(root, ".none");
     this.more = inside(root, ".more");
-    this.more.addEventListener("click", () => this.#loadOlder().catch(() => {}));
+    this.more.addEventListener("click", () => this.#loadOlder());
     setInterval(() => document.hidden || this.refresh(), POLL_MS);
   }
 
@@ -32,12 +37,14 @@ export class Library {
   }
 
   async refresh() {
+    this.#asked += 1;
+    const mine = this.#asked;
     try {
-      const { data, has_more } = await this.api.videos();
-      const listed = new Set(data.map((video) => video.id));
-      this.#older = this.#older.filter((video) => !listed.has(video.id));
-      this.#show([...data, ...this.#older]);
-      if (this.#older.length === 0) this.more.hidden = !has_more;
+      const { videos, has_more } = await readPages(this.api, this.#pages);
+      if (mine < this.#shown) return;
+      this.#shown = mine;
+      this.#show(videos);
+      this.more.hidden = !has_more;
     } catch {
       // the page says elsewhere that the server cannot be reached; the list keeps what it has
     }
@@ -45,18 +52,15 @@ export class Library {
 
   /** @param {string} videoId */
   remove(videoId) {
-    this.#older = this.#older.filter((video) => video.id !== videoId);
+    this.#videos.delete(videoId);
     this.#items.get(videoId)?.remove();
     this.#items.delete(videoId);
     this.empty.hidden = this.#items.size > 0;
   }
 
-  async #loadOlder() {
-    const last = [...this.#items.keys()].at(-1) ?? null;
-    const { data, has_more } = await this.api.videos(last);
-    this.#older.push(...data);
-    for (const video of data) this.#showOne(video);
-    this.more.hidden = !has_more;
+  #loadOlder() {
+    this.#pages += 1;
+    return this.refresh();
   }
 
   /** @param {Video[]} videos */
@@ -76,6 +80,7 @@ export class Library {
 
   /** @param {Video} video */
   #showOne(video) {
+    this.#videos.set(video.id, video);
     const item = this.#items.get(video.id) ?? this.#newItem(video);
     setText(inside(item, ".title"), video.title || video.prompt);
     setText(inside(item, ".facts"), factsOf(video));
@@ -90,7 +95,7 @@ export class Library {
     const template = /** @type {HTMLTemplateElement} */ (byId("film-item"));
     const item = /** @type {HTMLElement} */ (template.content.firstElementChild?.cloneNode(true));
     /** @type {HTMLAnchorElement} */ (inside(item, "a")).href = `#/video/${video.id}`;
-    inside(item, "button").addEventListener("click", () => this.onDelete(video));
+    inside(item, "button").addEventListener("click", () => this.onDelete(this.#videos.get(video.id) ?? video));
     this.#markCurrent(video.id, item);
     this.#items.set(video.id, item);
     this.list.append(item);
@@ -117,6 +122,18 @@ export class Library {
       () => delete picture.dataset.asked,
     );
   }
+}
+
+/** The newest films, as many pages as asked for and there are. @param {Pick<Api, "videos">} api @param {number} pages */
+export async function readPages(api, pages) {
+  /** @type {Video[]} */ const videos = [];
+  let has_more = true;
+  for (let page = 0; page < pages && has_more; page += 1) {
+    const read = await api.videos(videos.at(-1)?.id);
+    videos.push(...read.data);
+    has_more = read.has_more;
+  }
+  return { videos, has_more };
 }
 
 /** @param {Video} video */

@@ -7,6 +7,7 @@
 import { Appender } from "./appender.js";
 import { openHold, steer, TARGET_CHUNKS } from "./edge.js";
 import { chunkOfFrame, chunksFor, SegmentIndex, startFrame } from "./index.js";
+import { Refetches } from "./refetches.js";
 import { WatchSocket } from "./socket.js";
 
 /** @typedef {import("./protocol.js").Video} Video */
@@ -15,7 +16,7 @@ import { WatchSocket } from "./socket.js";
 /** @typedef {import("./protocol.js").MediaSegment} MediaSegment */
 /** @typedef {import("./socket.js").Connection} Connection */
 /** @typedef {{index: number, step: number, steps: number}} Progress */
-/** @typedef {{index: number, init: number, bytes: Uint8Array, handled: () => void}} Arrival  init: place in #inits */
+/** @typedef {{index: number, init: number, bytes: Uint8Array, handled: () => void}} Arrival  init: place in #inits; handled: called once */
 /** @typedef {"film"|"progress"|"chunks"|"playback"|"connection"|"deleted"} Change */
 
 /** What stays in the source buffer. Chromium's quota is 155 MB; phones have less. */
@@ -44,13 +45,13 @@ export class Player {
   /** @type {Map<number, number>} the socket's init id -> place in #inits */ #initIds = new Map();
   /** @type {{codec: string}[]} */ #codecs = [];
   /** @type {Arrival[]} until the source buffer is open */ #waiting = [];
-  /** @type {Set<number>} chunks being fetched again */ #fetching = new Set();
+  /** Of the film that is open: a late answer must not meddle with the next film's. */ #refetches = new Refetches();
   #hold = openHold();
   /** @type {ReturnType<typeof setInterval>|undefined} */ #timer;
   /** @type {number|null} frame asked for while another seek runs, or before there is anything to seek in */ #wanted = null;
   #startAtEdge = false;
   #playWhenMore = false;
-  #lastRebuild = 0;
+  #lastRebuild = -Infinity;
 
   /** @param {HTMLVideoElement} element @param {import("./api.js").Api} api @param {(change: Change) => void} onChange */
   constructor(element, api, onChange) {
@@ -100,8 +101,11 @@ export class Player {
     this.#index = null;
     this.#inits = [];
     this.#initIds.clear();
-    this.#waiting = [];
-    this.#fetching.clear();
+    this.#codecs = [];
+    this.#leave(() => true);
+    this.#refetches = new Refetches();
+    this.#hold = openHold();
+    this.#lastRebuild = -Infinity;
     Object.assign(this, { video: null, progress: null, framesPerSecond: null, connection: "connecting", closedReason: null });
     Object.assign(this, { starved: false, stalls: { gated: 0, dry: 0 } });
     this.#wanted = null;
@@ -286,7 +290,7 @@ export class Player {
   /** @param {number} fromIndex */
   #reset(fromIndex) {
     if (!this.#index || !this.video) return;
-    this.#waiting = this.#waiting.filter((segment) => segment.index < fromIndex);
+    this.#leave((segment) => segment.index >= fromIndex);
     this.#index.reset(fromIndex);
     this.#appender?.remove([{ start: this.#index.startSeconds(fromIndex), end: Infinity }]);
     this.api.forgetThumbnails(this.video.id, fromIndex);
@@ -311,6 +315,13 @@ export class Player {
     else handled();
     this.#widenSeekable();
     this.onChange("chunks");
+  }
+
+  /** Segments that will never be appended are dealt with too: the server waits for the word. @param {(segment: Arrival) => boolean} isLeft */
+  #leave(isLeft) {
+    const left = this.#waiting.filter(isLeft);
+    this.#waiting = this.#waiting.filter((segment) => !left.includes(segment));
+    for (const segment of left) segment.handled();
   }
 
   // ---------------------------------------------------------------- the source buffer
@@ -353,13 +364,16 @@ export class Player {
       this.#waiting.push(arrival);
       return;
     }
-    const { index, init, bytes, handled } = arrival;
-    const mark = (/** @type {boolean} */ resident) => {
-      this.#index?.mark(index, resident);
-      handled();
-      if (resident) this.#appended();
-    };
-    this.#appender.append({ init, bytes, done: () => mark(true), failed: () => mark(false) });
+    const { init, bytes } = arrival;
+    this.#appender.append({ init, bytes, done: () => this.#settled(arrival, true), failed: () => this.#settled(arrival, false) });
+  }
+
+  /** @param {Arrival} arrival @param {boolean} resident */
+  #settled({ index, handled }, resident) {
+    this.#index?.mark(index, resident);
+    handled();
+    if (resident) this.#appended();
+    else this.#refetches.failed(index);
   }
 
   #appended() {
@@ -408,6 +422,13 @@ export class Player {
     this.#source.setLiveSeekableRange?.(0, this.frames / this.video.fps);
   }
 
+  /** @param {number} seconds */
+  #isBuffered(seconds) {
+    const { buffered } = this.element;
+    for (let i = 0; i < buffered.length; i += 1) if (buffered.start(i) <= seconds && seconds < buffered.end(i)) return true;
+    return false;
+  }
+
   #bufferedEnd() {
     const { buffered, currentTime } = this.element;
     for (let i = 0; i < buffered.length; i += 1) {
@@ -421,32 +442,49 @@ export class Player {
   /** @param {number} frame */
   #fetchMissing(frame) {
     if (!this.video || !this.#index) return;
-    const indexes = this.#index.missing(chunkOfFrame(this.video, frame)).filter((index) => !this.#fetching.has(index));
-    if (indexes.length > 0) this.#refetch(indexes).catch(() => {});
+    const playing = chunkOfFrame(this.video, frame);
+    this.#noteLost(this.#index, playing);
+    const indexes = this.#index.missing(playing).filter((index) => this.#refetches.mayBegin(index));
+    if (indexes.length > 0) this.#refetch(this.video.id, indexes);
   }
 
-  /** @param {number[]} indexes */
-  async #refetch(indexes) {
-    const id = /** @type {Video} */ (this.video).id;
-    for (const index of indexes) this.#fetching.add(index);
-    try {
-      const addresses = await this.api.segments(id);
-      for (const index of indexes) await this.#refetchOne(id, index, addresses);
-    } finally {
-      for (const index of indexes) this.#fetching.delete(index);
+  /**
+   * What the browser has evicted by itself; a chunk just fetched that is still not there is not fetched at once again.
+   * @param {SegmentIndex} index @param {number} playing
+   */
+  #noteLost(index, playing) {
+    if (!this.#appender?.idle) return;
+    const lost = index.lost(playing, (seconds) => this.#isBuffered(seconds));
+    for (const chunk of lost) if (!this.#refetches.isRecent(chunk)) index.mark(chunk, false);
+  }
+
+  /** @param {string} id @param {number[]} indexes */
+  async #refetch(id, indexes) {
+    const refetches = this.#refetches;
+    for (const index of indexes) refetches.begin(index);
+    const addresses = await this.api.segments(id).catch(() => []);
+    for (const index of indexes) {
+      if (refetches !== this.#refetches) return;
+      const settled = await this.#refetchOne(id, index, addresses).catch(() => false);
+      if (settled) refetches.done(index);
+      else refetches.failed(index);
     }
   }
 
-  /** @param {string} id @param {number} index @param {import("./api.js").SegmentAddress[]} addresses */
+  /**
+   * False where it must be tried again: entries are of one film, so another entry, or none, means that this one is not wanted any more.
+   * @param {string} id @param {number} index @param {import("./api.js").SegmentAddress[]} addresses
+   */
   async #refetchOne(id, index, addresses) {
     const entry = this.#index?.get(index);
-    const address = addresses.find((a) => a.index === index && a.rendition === entry?.rendition && a.revision === entry?.revision);
-    if (!entry || !address) return;
+    if (!entry) return true;
+    const address = addresses.find((a) => a.index === index && a.rendition === entry.rendition && a.revision === entry.revision);
+    if (!address) return false;
     const bytes = await this.api.segment(id, address.hash);
-    if (this.video?.id !== id || this.#index?.get(index) !== entry) return;
-    entry.resident = true;
-    const failed = () => this.#index?.mark(index, false);
-    this.#appender?.append({ init: entry.init, bytes, done: () => this.#appended(), failed });
+    if (this.#index?.get(index) !== entry) return true;
+    this.#index.mark(index, true);
+    this.#append({ index, init: entry.init, bytes, handled: () => {} });
+    return true;
   }
 
   /** The element has failed: start over with a new source at the same place; a second time within 10 s, leave it be. */
@@ -456,6 +494,7 @@ export class Player {
     const frame = this.frame;
     this.#detach();
     this.#index?.evictAll();
+    this.#refetches.forgive();
     this.#attach();
     this.#goTo(frame);
     this.element.play().catch(() => {});
@@ -465,7 +504,9 @@ export class Player {
 
   #tick() {
     const { video, element } = this;
-    if (!video || element.readyState === 0 || element.seeking) return;
+    if (!video) return;
+    this.#finishIfWhole();
+    if (element.readyState === 0 || element.seeking) return;
     const ahead = this.#bufferedEnd() - element.currentTime;
     const { rate, jump, hold } = steer(
       {

@@ -18,6 +18,8 @@ import { ack, backoffSeconds, finalReason, hello, readBinary, readControl, SUBPR
 
 /** A server that accepts but never says welcome is as good as gone. */
 const WELCOME_TIMEOUT_MS = 8000;
+/** A server that says welcome and falls over at once must not be asked four times a second. */
+const HEALTHY_MS = 5000;
 
 export class WatchSocket {
   /** Everything up to this log entry has been received. */
@@ -94,7 +96,7 @@ export class WatchSocket {
 
   #welcomed() {
     clearTimeout(this.#timer);
-    this.#attempt = 0;
+    this.#timer = setTimeout(() => (this.#attempt = 0), HEALTHY_MS);
     this.listeners.connection("open", null);
   }
 

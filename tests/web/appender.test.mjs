@@ -5,6 +5,7 @@ import { Appender } from "../../web/appender.js";
 /** A SourceBuffer that notes what is done to it; `quota` bytes fit. */
 class FakeBuffer extends EventTarget {
   updating = false;
+  refusesRemoval = false;
   done = [];
   held = 0;
 
@@ -21,6 +22,7 @@ class FakeBuffer extends EventTarget {
   }
 
   remove(start, end) {
+    if (this.refusesRemoval) throw new TypeError("duration is NaN");
     this.held -= 10;
     this.#work(`remove ${start}-${end}`);
   }
@@ -92,4 +94,28 @@ test("media without its init segment is never appended", async () => {
   appenderOn(buffer).append({ init: 7, bytes: bytes("a"), failed: () => (failed = true) });
   await settled();
   assert.deepEqual([buffer.done, failed], [[], true]);
+});
+
+test("a removal that the buffer refuses holds up nothing", async () => {
+  const buffer = new FakeBuffer();
+  buffer.refusesRemoval = true;
+  const appender = appenderOn(buffer);
+  appender.remove([{ start: 0, end: 1 }, { start: 4, end: Infinity }]);
+  appender.append({ init: 0, bytes: bytes("a") });
+  await settled();
+  assert.deepEqual([buffer.done, appender.idle], [["append X", "append a"], true]);
+});
+
+test("closing decides every segment exactly once: the running one, the waiting ones, and the late one", async () => {
+  for (const runningFor of [0, 1]) {
+    const appender = appenderOn(new FakeBuffer());
+    const said = [];
+    const give = (name) => appender.append({ init: 0, bytes: bytes(name), done: () => said.push(`${name} in`), failed: () => said.push(`${name} failed`) });
+    for (const name of "abc") give(name);
+    for (let turn = 0; turn < runningFor; turn += 1) await Promise.resolve();
+    appender.close();
+    give("d");
+    await settled();
+    assert.deepEqual(said, ["a failed", "b failed", "c failed", "d failed"], `closed after ${runningFor} turns`);
+  }
 });

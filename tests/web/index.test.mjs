@@ -68,3 +68,39 @@ test("asks again only for what was evicted near the playhead", () => {
   assert.deepEqual(index.missing(4), []);
   assert.deepEqual(index.missing(8), [9]);
 });
+
+test("what is counted on the way equals what is counted anew", () => {
+  const index = new SegmentIndex(GRID);
+  let seed = 1;
+  const draw = (below) => (seed = (seed * 48271) % 2147483647) % below;
+  const known = new Map();
+  for (let step = 0; step < 2000; step += 1) {
+    const chunk = draw(12);
+    const kind = draw(8);
+    if (kind < 4) {
+      const news = entry(chunk, { revision: draw(9), size_bytes: 1 + draw(50), resident: draw(4) > 0 });
+      if (index.put(news)) known.set(chunk, { ...news });
+    } else if (kind < 6) {
+      index.mark(chunk, kind === 4);
+      if (known.has(chunk)) known.get(chunk).resident = kind === 4;
+    } else if (kind === 6) {
+      index.reset(chunk);
+      for (const later of [...known.keys()].filter((k) => k >= chunk)) known.delete(later);
+    } else if (chunk === 0) {
+      index.evictAll();
+      for (const held of known.values()) held.resident = false;
+    }
+    let contiguous = 0;
+    while (known.has(contiguous)) contiguous += 1;
+    const bytes = [...known.values()].reduce((sum, held) => sum + (held.resident ? held.size_bytes : 0), 0);
+    assert.deepEqual([index.contiguous, index.residentBytes], [contiguous, bytes], `step ${step}`);
+  }
+});
+
+test("notices what the browser evicted by itself near the playhead", () => {
+  const index = indexOf(10);
+  index.mark(3, false);
+  const isBuffered = (seconds) => seconds >= 4;
+  assert.deepEqual(index.lost(1, isBuffered), [1, 2], "3 is known to be out, 4 begins at 5 s");
+  assert.deepEqual(index.lost(8, () => false), [8, 9], "chunks that do not exist are not lost");
+});
