@@ -24,6 +24,7 @@ from st2v_stream.streaming.worker import ThreadWorker
 from st2v_stream.types import Generator
 
 _RECENT_CHUNKS = 8
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class FilmFile:
@@ -60,7 +61,7 @@ class FilmFile:
         except OSError as error:
             if self._file is not None:
                 self._file.truncate(self._whole_bytes)
-            kind = StoreFull if error.errno == errno.ENOSPC else StoreError
+            kind = StoreFull if error.errno in _NO_SPACE else StoreError
             raise kind(f"cannot write {self._path}", expected="space and permission", received=error.strerror) from error
         self._whole_bytes = self._file.tell()
         self._segments.append(segment)
@@ -86,7 +87,7 @@ class FilmFile:
             progressive_mp4(self._segments[0].init, [s.data for s in self._segments], part, metadata={"title": self._title})
             part.replace(self._path)
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in _NO_SPACE:
                 raise
         finally:
             part.unlink(missing_ok=True)
@@ -144,8 +145,9 @@ class _Meter:
         if step < steps and not self._every_step:
             return
         line = f"chunk {index + 1} of {self._chunks}, step {step} of {steps}"
-        if self._recent:
-            frames_per_second = sum(f for f, _ in self._recent) / sum(s for _, s in self._recent)
+        recent = tuple(self._recent)  # chunks are counted on the event loop, steps on the worker's thread
+        if recent:
+            frames_per_second = sum(f for f, _ in recent) / sum(s for _, s in recent)
             left = (self._chunks - index) * self._spec.chunk_frames / frames_per_second
             line += (
                 f", {frames_per_second:.1f} frames/s ({frames_per_second / self._spec.fps:.1f}x real time), {left:.0f} s left"

@@ -74,14 +74,15 @@ def test_an_existing_film_is_not_overwritten_unasked(tmp_path: Path, capsys: pyt
     assert frame_count(film) == 16
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_keeps_the_whole_chunks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
     film, fsync, left = tmp_path / "film.mp4", os.fsync, iter(range(3))
 
     def fill_up(descriptor: int) -> None:
         if next(left, None) is None:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(number, "No space left on device")
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", fill_up)

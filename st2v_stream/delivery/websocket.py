@@ -200,9 +200,19 @@ class _Viewer:
                     else:
                         for message in self._conversation.texts(item):
                             await self._send_json(message)
-        except NotFound:
-            pass
+        except NotFound as error:
+            await self._say_if_it_lives(str(error))
+        await self._say_if_it_lives("the video's log has ended")
         raise Closing(CloseCode.DELETED, "the video was deleted")
+
+    async def _say_if_it_lives(self, why: str) -> None:
+        """A segment that is gone does not mean that its video is: then the viewer connects again and finds what there is."""
+        try:
+            await self._director.get(self._video_id)
+        except NotFound:
+            return
+        log.warning("a viewer of %s has to connect again: %s", self._video_id, why)
+        raise Closing(CloseCode.FAILED, why)
 
     async def _send_start(self, hello: Hello) -> int:
         """Welcome, and for a newcomer the snapshot; the seq to follow from."""

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 import sys
 import time
@@ -213,6 +212,7 @@ class Api:
         video_id = _video_id(request)
         await self.director.delete(video_id)
         self.hashes.forget(video_id)
+        self.movies.forget(video_id)
         deleted: VideoDeleted = {"id": video_id, "object": "video.deleted", "deleted": True}
         return JSONResponse(deleted)
 
@@ -265,7 +265,7 @@ class Api:
         if query.variant == "spritesheet":
             raise NotImplementedYet("sprite sheets come later: variant=thumbnail or thumbnails/{index}.jpg")
         film = await read_film(self.director, video_id, query.rendition)
-        return movie_response(request, film, await self.movies.path(film))
+        return await movie_response(request, film, self.movies)
 
     async def get_events(self, request: Request) -> Response:
         """GET /v1/videos/{id}/events."""
@@ -312,15 +312,17 @@ class Api:
         return Response(await self.director.read_blob(sha256), media_type=media_type, headers=headers)
 
     async def _thumbnail(self, request: Request, video_id: str, index: int) -> Response:
-        jpeg = await self.director.thumbnail(video_id, index)
-        etag = f'"{hashlib.sha256(jpeg).hexdigest()[:32]}"'
+        snapshot = await self.director.snapshot(video_id)
+        hashes = [entry.segment.hash for entry in snapshot.entries if entry.segment is not None and entry.index == index]
+        etag = f'"{hashes[0]}"' if hashes else '""'  # without a segment the Director says what is missing
         headers = {
             "ETag": etag,
             "Cache-Control": REVALIDATE,
             "Content-Disposition": content_disposition(f"{video_id} {index}", "jpg"),
         }
-        if is_current(request, etag):
+        if hashes and is_current(request, etag):
             return Response(status_code=304, headers=headers)
+        jpeg = await self.director.thumbnail(video_id, index)
         return Response(jpeg, media_type="image/jpeg", headers=headers)
 
     async def watch_video(self, websocket: WebSocket) -> None:

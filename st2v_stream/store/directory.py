@@ -51,7 +51,8 @@ class DataDirectory:
                 _take_lock(root, lock)
                 _check_version(root)
                 for leftover in (*(root / "tmp").iterdir(), *(root / "cache").iterdir()):
-                    leftover.unlink()
+                    if leftover.is_symlink() or not leftover.is_dir():  # a folder is not ours
+                        leftover.unlink()
         except BaseException:
             os.close(lock)
             raise

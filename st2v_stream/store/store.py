@@ -87,6 +87,10 @@ class Store:
         """The video as it is."""
         return await self._database.run(videos.read_video, video_id)
 
+    async def model_version(self, video_id: str) -> str | None:
+        """The version of the model it was begun with."""
+        return await self._database.run(videos.read_model_version, video_id)
+
     async def timeline(self, video_id: str) -> Timeline:
         """Its directions."""
         return await self._database.run(videos.read_timeline, video_id)
@@ -101,7 +105,7 @@ class Store:
 
     async def delete(self, video_id: str) -> None:
         """Rows go, then the blobs nothing refers to any more; shared ones stay."""
-        await self._database.run(self._delete, video_id)
+        await self._write(self._delete, video_id)
 
     # ------------------------------------------------------------ chunks
 
@@ -221,12 +225,16 @@ class Store:
     def _delete(self, connection: sqlite3.Connection, video_id: str) -> None:
         lost = videos.delete_rows(connection, video_id)
         self._remove(lost)
-        (self._directory.videos / f"{video_id}.jsonl").unlink(missing_ok=True)
+        _unlink(self._directory.videos / f"{video_id}.jsonl")
         self.size_bytes = segments.read_total_bytes(connection)
 
     def _remove(self, hashes: list[str]) -> None:
+        """Their rows are gone already: a file that stays wastes space and harms nobody, so that is logged, no more."""
         for sha256 in hashes:
-            self._blobs.remove(sha256)
+            try:
+                self._blobs.remove(sha256)
+            except OSError as error:
+                logger.warning("blob %s stays on the disk: %s", sha256, error)
 
     def _copy(self, video_id: str, entry: LogEntry, record: ChunkRecord | None) -> None:
         """Append the committed row to the video's file. The database is the truth: a copy that fails is logged, no more."""
@@ -238,6 +246,13 @@ class Store:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             logger.warning("%s: no copy of row %d: %s", video_id, entry.seq, error)
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("%s stays on the disk: %s", path, error)
 
 
 def _snapshot(connection: sqlite3.Connection, video_id: str) -> Snapshot:

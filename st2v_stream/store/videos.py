@@ -79,6 +79,15 @@ def read_video(connection: sqlite3.Connection, video_id: str) -> VideoView:
     return _view_of(row)
 
 
+def read_model_version(connection: sqlite3.Connection, video_id: str) -> str | None:
+    """The version of the model it was begun with, None where that was not written down. Raises `NotFound`."""
+    row = connection.execute(f"{_SELECT} WHERE id = ?", (video_id,)).fetchone()
+    if row is None:
+        raise _no_such(video_id)
+    version: str | None = json.loads(row["config_json"]).get("model_version")
+    return version
+
+
 def read_timeline(connection: sqlite3.Connection, video_id: str) -> Timeline:
     """Its directions: the first one and the cues in the order they were given. Raises `NotFound`."""
     row = connection.execute("SELECT first FROM video WHERE id = ?", (video_id,)).fetchone()

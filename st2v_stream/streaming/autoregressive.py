@@ -26,43 +26,43 @@ OnChunkStep = Callable[[int, int, int], None]
 
 
 class StopSignal:
-    """Asks a stream, from any thread, to end within one denoising step."""
+    """Asks a stream, from any thread or signal handler, to end within one denoising step."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
-        self._lock = threading.Lock()
+        self._asked = False
+        self._lock = threading.RLock()  # a signal handler runs on the thread it interrupts, which may hold the lock
         self._waiters: set[asyncio.Future[None]] = set()
 
     def stop(self) -> None:
         """Ask."""
         with self._lock:
-            self._event.set()
+            self._asked = True
             waiters = tuple(self._waiters)
         for waiter in waiters:
             waiter.get_loop().call_soon_threadsafe(_resolve, waiter)
 
     def reset(self) -> None:
         """Take it back, so that the next stream can run."""
-        self._event.clear()
+        self._asked = False
 
     @property
     def is_set(self) -> bool:
         """Whether it was asked."""
-        return self._event.is_set()
+        return self._asked
 
     def check(self) -> None:
         """Raise `Stopped` if it was asked."""
-        if self._event.is_set():
+        if self._asked:
             raise Stopped("asked to stop")
 
     async def wait(self) -> None:
         """Until it is asked."""
         waiter = asyncio.get_running_loop().create_future()
-        with self._lock:
-            if self._event.is_set():
-                return
-            self._waiters.add(waiter)
         try:
+            with self._lock:
+                self._waiters.add(waiter)  # before looking: a handler that runs in between finds it
+                if self._asked:
+                    return
             await waiter
         finally:
             with self._lock:

@@ -40,7 +40,10 @@ class Bell:
         if fresh:
             if fresh[0].seq != self.seq + 1:  # what lies between is in the store
                 self._recent.clear()
-            self._recent.extend(fresh)
+            for entry in fresh:
+                if entry.kind == "reset":  # entries before it may name chunks that are no more: the store knows which
+                    self._recent.clear()
+                self._recent.append(entry)
             self.seq, self.notice = fresh[-1].seq, None
             self._ring()
 

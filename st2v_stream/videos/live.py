@@ -14,14 +14,24 @@ from weakref import WeakValueDictionary
 
 from st2v_stream.chunk import Chunk, StreamSpec
 from st2v_stream.config import Config
-from st2v_stream.errors import Conflict, InvalidRequest, NotFound, StoreError
+from st2v_stream.errors import Conflict, InvalidRequest, NotFound, StoreError, UnknownModel
 from st2v_stream.store.store import Store
 from st2v_stream.store.videos import now_s
 from st2v_stream.streaming.follow import Bell, follow
 from st2v_stream.streaming.worker import ThreadWorker
-from st2v_stream.types import CreateVideo, LogEntry, ModelCard, ModelEntry, Progress, Snapshot, VideoView, Worker
+from st2v_stream.types import (
+    CreateVideo,
+    LogEntry,
+    ModelCard,
+    ModelEntry,
+    Progress,
+    Snapshot,
+    VideoState,
+    VideoView,
+    Worker,
+)
 from st2v_stream.videos.ids import new_video_id
-from st2v_stream.videos.requests import check_num_frames, new_view, whole_frames
+from st2v_stream.videos.requests import continued_frames, new_view
 from st2v_stream.videos.shelf import ModelShelf
 from st2v_stream.videos.video import ACTIVE, Encode, Studio, Video, before
 
@@ -30,6 +40,9 @@ logger = logging.getLogger(__name__)
 ENCODER_THREADS = 2
 
 MAX_PAGE = 100
+
+RESUME_ORDER: tuple[VideoState, ...] = ("stopping", "running", "loading", "paused", "queued")
+"""After a restart those that had a place among the running ones get theirs first."""
 
 
 def media_encoder(spec: StreamSpec) -> Encode:
@@ -48,11 +61,13 @@ def media_encoder(spec: StreamSpec) -> Encode:
 class Live:
     """Implements `Director`. Use `async with Live.open(config, models) as director`."""
 
-    def __init__(self, config: Config, studio: Studio) -> None:
+    def __init__(self, config: Config, studio: Studio, thumbnailer: Executor) -> None:
         self._config = config
         self._studio = studio
         self._store = studio.store
         self._shelf = studio.shelf
+        self._thumbnailer = thumbnailer
+        self._told_of_version: set[str] = set()
         self._videos: dict[str, Video] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._bells: WeakValueDictionary[str, Bell] = WeakValueDictionary()
@@ -81,10 +96,11 @@ class Live:
                 worker = ThreadWorker("st2v-device")
                 stack.push_async_callback(worker.aclose)
             encoders: Executor = stack.enter_context(ThreadPoolExecutor(ENCODER_THREADS, "st2v-encode"))
+            thumbnailer = stack.enter_context(ThreadPoolExecutor(1, "st2v-thumbnail"))  # a page full of them delays no film
             shelf = ModelShelf(models, worker)
             turns = asyncio.Semaphore(config.max_running)
             studio = Studio(store, worker, shelf, encoders, encoder_for, turns, pause_unwatched_s, retry_s)
-            live = Live(config, studio)
+            live = Live(config, studio, thumbnailer)
             stack.push_async_callback(live._leave)
             shelf.begin_loading(config.model)
             await live._resume_all()
@@ -119,22 +135,13 @@ class Live:
             raise Conflict(f"{video_id} is being made", expected="stopped, completed or failed", received=view.state)
         if (ending := self._tasks.get(video_id)) is not None:
             await asyncio.wait([ending])
-        card = self._shelf.card(view.model)
-        check_num_frames(num_frames, card, self._config)
-        planned = None if num_frames is None else whole_frames(view.spec, view.frames + num_frames)
-        check_num_frames(planned, card, self._config)
+        planned = continued_frames(view, num_frames, self._shelf.card(view.model), self._config)
+        await self._tell_of_other_version(view)
         return await asyncio.shield(self._go_on(video_id, planned))
 
     async def delete(self, video_id: str) -> None:
-        """Stop it, forget it, free its space. Raises `NotFound`."""
-        task = self._tasks.get(video_id)
-        if task is not None:
-            await _cancel(task)
-        await self._store.delete(video_id)
-        if (bell := self._bells.get(video_id)) is not None:
-            bell.close()
-        self._studio.space_freed.set()
-        self._studio.space_freed.clear()
+        """Stop it, forget it, free its space. Raises `NotFound`, `StoreError`: then it goes on as before."""
+        await asyncio.shield(self._delete(video_id))  # a caller that leaves does not leave a row without a maker
 
     # ------------------------------------------------------------ questions
 
@@ -174,7 +181,7 @@ class Live:
             view = await self.get(video_id)
             raise NotFound("no such chunk", expected=f"0 to {view.chunks - 1}", received=index, param="index")
         init, data = await self.read_blob(segment.init), await self.read_blob(segment.hash)
-        return await asyncio.get_running_loop().run_in_executor(self._studio.encoders, _first_frame_jpeg, init, data)
+        return await asyncio.get_running_loop().run_in_executor(self._thumbnailer, _first_frame_jpeg, init, data)
 
     def models(self) -> Sequence[ModelCard]:
         """The cards of all models."""
@@ -208,6 +215,34 @@ class Live:
         entry = await self._store.create(view, {"model_version": card.version})
         return self._begin(_view_of(entry)).view
 
+    async def _delete(self, video_id: str) -> None:
+        video, task = self._videos.get(video_id), self._tasks.get(video_id)
+        if task is not None:
+            await _cancel(task)
+        try:
+            await self._store.delete(video_id)
+        except StoreError:
+            if video is not None:
+                await self._begin_again(video)
+            raise
+        if (bell := self._bells.get(video_id)) is not None:
+            bell.close()
+        self._told_of_version.discard(video_id)
+        self._studio.space_freed.set()
+        self._studio.space_freed.clear()
+
+    async def _begin_again(self, cancelled: Video) -> None:
+        """Go on with a film whose maker was cancelled in vain."""
+        view = cancelled.view
+        try:
+            view = await self._store.view(view.id)
+        except NotFound:  # somebody else has deleted it meanwhile
+            return
+        except StoreError as error:
+            logger.warning("%s: %s", view.id, error)
+        if view.state in ACTIVE:
+            self._resume(view, is_stopping=cancelled.is_stopping)
+
     async def _go_on(self, video_id: str, num_frames: int | None) -> VideoView:
         bell = await self._bell_of(video_id)
         fresh = {"num_frames": num_frames, "ended_by": None, "error": None, "completed_at_s": None, "paused_reason": None}
@@ -238,10 +273,36 @@ class Live:
         return bell
 
     async def _resume_all(self) -> None:
-        for view in await self._store.in_states(*ACTIVE):
-            video = self._begin(view)
-            if view.state == "stopping":
-                video.stop()
+        views = await self._store.in_states(*ACTIVE)
+        for view in sorted(views, key=lambda view: RESUME_ORDER.index(view.state)):
+            await self._tell_of_other_version(view)
+            # queued before it begins: else those that are queued already would be first at the turns
+            self._resume(await self._requeued(view), is_stopping=view.state == "stopping")
+
+    def _resume(self, view: VideoView, *, is_stopping: bool) -> None:
+        video = self._begin(view)
+        if is_stopping:
+            video.stop()
+
+    async def _requeued(self, view: VideoView) -> VideoView:
+        """The view as it is once it waits for its turn; where the store will not say so now, the film itself tries again."""
+        if view.state in ("queued", "stopping"):
+            return view
+        try:
+            return _view_of(await self._store.change(view.id, before("queued"), state="queued", paused_reason=None))
+        except StoreError as error:
+            logger.warning("%s: %s", view.id, error)
+            return view
+
+    async def _tell_of_other_version(self, view: VideoView) -> None:
+        """Log once that a film goes on with another version of its model: from here on it may look different."""
+        try:
+            begun, now = await self._store.model_version(view.id), self._shelf.card(view.model).version
+        except (StoreError, UnknownModel):  # the film itself will say so
+            return
+        if begun not in (None, now) and view.id not in self._told_of_version:
+            self._told_of_version.add(view.id)
+            logger.warning("%s was begun with version %s of %s and goes on with version %s", view.id, begun, view.model, now)
 
     async def _leave(self) -> None:
         """Cancel everything; the store is left as it is, so that the next start goes on."""

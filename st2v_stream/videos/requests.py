@@ -50,10 +50,26 @@ def check_num_frames(num_frames: int | None, card: ModelCard, config: Config) ->
     """Raise `InvalidRequest` unless this many frames (None = endless) may be asked for."""
     if num_frames is None:
         return
-    limit = config.max_num_frames if card.spec.max_frames is None else min(config.max_num_frames, card.spec.max_frames)
+    limit = _most_frames(card, config)
     if isinstance(num_frames, bool) or not isinstance(num_frames, int) or not 1 <= num_frames <= limit:
         expected = f"a whole number from 1 to {limit}, or null for an endless video"
         raise InvalidRequest("num_frames is out of range", expected=expected, received=num_frames, param="num_frames")
+
+
+def continued_frames(view: VideoView, num_frames: int | None, card: ModelCard, config: Config) -> int | None:
+    """How long the film becomes with `num_frames` more (None = endless). Raises `InvalidRequest`, saying what is left."""
+    if num_frames is None:
+        return None
+    border = view.spec.start_of(view.spec.chunks_for(_most_frames(card, config) + 1) - 1)  # the last one within the limit
+    left = max(border - view.frames, 0)
+    if isinstance(num_frames, bool) or not isinstance(num_frames, int) or not 1 <= num_frames <= left:
+        expected = f"a whole number, at most {left} more frames, or null for an endless video"
+        raise InvalidRequest("num_frames is out of range", expected=expected, received=num_frames, param="num_frames")
+    return whole_frames(view.spec, view.frames + num_frames)
+
+
+def _most_frames(card: ModelCard, config: Config) -> int:
+    return config.max_num_frames if card.spec.max_frames is None else min(config.max_num_frames, card.spec.max_frames)
 
 
 def whole_frames(spec: StreamSpec, num_frames: int) -> int:

@@ -97,6 +97,11 @@ class Video:
         """Ask it to end within one denoising step."""
         self._stop.stop()
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was asked to end."""
+        return self._stop.is_set
+
     def take(self, entry: LogEntry) -> None:
         """A state entry that somebody else has written."""
         if entry.seq > self.view.seq:
@@ -108,6 +113,7 @@ class Video:
             await self._make()
         except Stopped:
             await self._end("stopped", "stopped")
+            await self._thin()
         except St2vError as error:
             await self._end("failed", "error", describe(error))
         except Exception as error:  # a model can raise anything; the film has to say so
@@ -126,8 +132,8 @@ class Video:
             await self._move("queued", paused_reason=None)
         if self._is_whole():
             return
-        await self._stop.interrupt(self._turn.take())
         try:
+            await self._stop.interrupt(self._turn.take())
             await self._pull(await self._load())
         finally:
             self._turn.give()
@@ -160,8 +166,8 @@ class Video:
         store, video_id = self._studio.store, self.view.id
         epoch = await self._patiently(partial(store.begin_run, video_id))
         memory, reset = await self._patiently(partial(store.newest_memory, video_id))
+        self.view = await self._patiently(partial(store.view, video_id))
         if reset is not None:
-            self.view = await store.view(video_id)
             self.bell.announce([reset])
         return epoch, memory
 
@@ -169,7 +175,7 @@ class Video:
         view, studio = self.view, self._studio
         stream = stream_chunks(
             generator,
-            await studio.store.timeline(view.id),
+            await self._patiently(partial(studio.store.timeline, view.id)),
             num_frames=None if view.num_frames is None else view.num_frames - view.frames,
             worker=studio.worker,
             memory=memory,
@@ -274,6 +280,7 @@ class Video:
         logger.warning("%s is held up: %s", self.view.id, error)
         try:
             self._announce(await self._change_to(state, paused_reason=str(error))())
+            self._studio.store.trouble = error  # that this row could be written does not mean that chunks can
         except (StoreError, Conflict):
             self.view = replace(self.view, state=state, paused_reason=str(error))
             self.bell.announce_notice(LogEntry(self.bell.seq, "state", self.view.chunks, view=self.view))

@@ -214,11 +214,15 @@ def test_chunks_and_their_addresses(client: TestClient, director: Standin) -> No
         assert client.get(url + name).status_code == 404
 
 
-def test_thumbnails(client: TestClient, director: Standin) -> None:
+def test_thumbnails(client: TestClient, director: Standin, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"/v1/videos/{director.add(2)}/"
     jpeg = client.get(url + "thumbnails/1.jpg")
     assert (jpeg.content, jpeg.headers["content-type"]) == (b"\xff\xd8 jpeg of v000/1", "image/jpeg")
-    assert client.get(url + "thumbnails/1.jpg", headers={"If-None-Match": jpeg.headers["etag"]}).status_code == 304
+    chunks = client.get(url + "chunks").json()["data"]
+    assert jpeg.headers["etag"] == f'"{chunks[1]["hash"]}"'
+    with monkeypatch.context() as nothing_is_decoded:
+        nothing_is_decoded.delattr(Standin, "thumbnail")
+        assert client.get(url + "thumbnails/1.jpg", headers={"If-None-Match": jpeg.headers["etag"]}).status_code == 304
     assert client.get(url + "content?variant=thumbnail").content == b"\xff\xd8 jpeg of v000/0"
     assert client.get(url + "thumbnails/2.jpg").status_code == 404
     assert client.get(url + "thumbnails/-1.jpg").status_code == 404

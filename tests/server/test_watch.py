@@ -193,6 +193,18 @@ async def test_a_grant_watches_its_video_until_it_expires(tmp_path: Path) -> Non
 
 
 @in_loop
+async def test_a_segment_that_is_gone_is_no_deleted_video(tmp_path: Path) -> None:
+    director = Standin()
+    video = director.add(2)
+    lost = director.shelves[video].log[2].segment
+    assert lost is not None
+    del director.blobs[lost.hash]
+    async with running(director, tmp_path) as server, viewer(server.watch_url(video)) as seen:
+        assert await seen.closed() == 1011
+        assert len(seen.segments) == 1
+
+
+@in_loop
 async def test_shutdown_sends_1012_to_everybody(tmp_path: Path) -> None:
     director = Standin()
     video = director.add(1)

@@ -391,3 +391,37 @@ def test_a_database_that_cannot_grow_is_a_full_store(tmp_path: Path) -> None:
 def test_views_survive_json() -> None:
     view = replace(new_view(num_frames=40), error="x", parent_id="video_p", fork_index=3, completed_at_s=5)
     assert videos.view_from_json(json.dumps(asdict(view))) == view
+
+
+def test_a_delete_is_done_even_where_files_stay_and_says_that_writing_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async def main() -> None:
+        async with opened(tmp_path) as store:
+            await write_film(store, 2)
+            store.trouble = StoreError("it was full")
+            with monkeypatch.context() as broken:
+                broken.setattr(Path, "unlink", refuse)
+                await store.delete("video_a")
+            assert (store.trouble, store.size_bytes) == (None, 0)
+            with pytest.raises(NotFound):
+                await store.view("video_a")
+
+    asyncio.run(main())
+
+
+def test_folders_among_the_leftovers_are_left_alone(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path):
+            pass
+        for folder in ("cache", "tmp"):
+            (tmp_path / folder / "folder").mkdir()
+            (tmp_path / folder / "leftover").touch()
+        async with opened(tmp_path):
+            for folder in ("cache", "tmp"):
+                assert [path.name for path in (tmp_path / folder).iterdir()] == ["folder"]
+
+    asyncio.run(main())

@@ -217,3 +217,16 @@ def test_films_on_one_worker_take_turns() -> None:
         return order
 
     assert asyncio.run(main()) == ["a0", "b0", "a1", "b1", "a2", "b2"]
+
+
+def test_a_signal_handler_can_stop_whatever_it_has_interrupted() -> None:
+    async def main() -> None:
+        stop = StopSignal()
+        waits = asyncio.create_task(stop.wait())
+        await asyncio.sleep(0)
+        with stop._lock:  # as in wait() and in stop() themselves
+            stop.stop()
+        await asyncio.wait_for(waits, 2)
+        await asyncio.wait_for(stop.wait(), 2)
+
+    asyncio.run(main())

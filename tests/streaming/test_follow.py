@@ -133,3 +133,18 @@ def test_the_bell_knows_whether_anybody_listens() -> None:
         assert bell.unwatched_for_s > 0
 
     asyncio.run(main())
+
+
+def test_what_was_reset_is_not_handed_out_from_memory() -> None:
+    async def main() -> None:
+        shelf, bell = Shelf(), Bell()
+        for _ in range(3):
+            shelf.grow(bell)
+        kept = shelf.entries[:1]
+        reset = LogEntry(4, "reset", 1)
+        shelf.entries = [*kept, reset]  # the store has forgotten the chunks from 1 on
+        bell.announce([reset])
+        assert await read_seqs(shelf, bell, 0, 4) == [1, 4]
+        assert bell.recent_after(3) == [reset]
+
+    asyncio.run(main())

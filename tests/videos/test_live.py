@@ -17,7 +17,7 @@ from st2v_stream.direction import Direction
 from st2v_stream.errors import CheckpointError, Conflict, InvalidRequest, NotFound, StoreError, StoreFull, UnknownModel
 from st2v_stream.generators.testcard import TestCard
 from st2v_stream.types import CreateVideo, Director, Generator, LogEntry, ModelEntry, OnStep, VideoView
-from st2v_stream.videos.video import ACTIVE, LEGAL, before
+from st2v_stream.videos.video import ACTIVE, LEGAL, _Turn, before
 from videos.living import (
     entries_to_the_end,
     entry_of,
@@ -416,3 +416,113 @@ def test_the_states_are_closed_under_what_may_follow() -> None:
     assert {state for later in LEGAL.values() for state in later} == set(LEGAL)
     assert all("stopped" in LEGAL[state] and "failed" in LEGAL[state] for state in ACTIVE)
     assert before("queued") - set(ACTIVE) == {"stopped", "completed", "failed"}
+
+
+def test_a_delete_that_fails_leaves_a_film_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async def main() -> None:
+        async with living(tmp_path, small_card(seconds_per_step=0.003)) as live:
+            view = await live.create(replace(FILM, num_frames=None))
+            await until_chunk(live, view.id, 1)
+            with monkeypatch.context() as broken:
+                broken.setattr(live._store, "_delete", refuse)
+                with pytest.raises(StoreError, match="Input/output error"):
+                    await live.delete(view.id)
+            await until_chunk(live, view.id, (await live.get(view.id)).chunks + 2)
+            await live.stop(view.id)
+            stopped = await until(live, view.id, "stopped")
+            assert await frame_hashes(live, view.id) == expected_hashes(view, stopped.chunks)
+            await live.delete(view.id)
+
+    asyncio.run(main())
+
+
+def test_after_a_restart_the_running_come_before_the_queued(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with living(tmp_path, small_card(seconds_per_step=0.003), max_running=1) as live:
+            older, younger = [await live.create(replace(FILM, num_frames=None)) for _ in range(2)]
+            await until(live, older.id, "running")
+            await live.stop(older.id)
+            await until(live, younger.id, "running")
+            stopped = await until(live, older.id, "stopped")
+            await live.continue_(older.id, None)
+        async with living(tmp_path, small_card(seconds_per_step=0.003), max_running=1) as live:
+            await until_chunk(live, younger.id, (await live.get(younger.id)).chunks + 2)
+            assert (await live.get(older.id)).state == "queued"
+            assert (await live.get(older.id)).chunks == stopped.chunks
+
+    asyncio.run(main())
+
+
+def test_a_film_cancelled_as_it_gets_its_turn_gives_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with living(tmp_path, max_running=1) as live:
+            take = _Turn.take
+
+            async def take_and_be_cancelled(turn: _Turn) -> None:
+                await take(turn)
+                for task in live._tasks.values():
+                    task.cancel()
+
+            with monkeypatch.context() as patched:
+                patched.setattr(_Turn, "take", take_and_be_cancelled)
+                view = await live.create(FILM)
+                await asyncio.wait([live._tasks[view.id]])
+            assert not live._studio.turns.locked()
+
+    asyncio.run(main())
+
+
+def test_a_stopped_film_is_thinned(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with living(tmp_path) as live:
+            view = await live.create(replace(FILM, num_frames=None))
+            await until_chunk(live, view.id, 9)
+            task = live._tasks[view.id]
+            await live.stop(view.id)
+            await task
+            last = (await live.get(view.id)).chunks - 1
+            for index in (0, 8, last):
+                await live._store.memory(view.id, index)
+            with pytest.raises(NotFound, match="no memory there"):
+                await live._store.memory(view.id, 3)
+
+    asyncio.run(main())
+
+
+def test_directions_that_cannot_be_read_just_now_are_read_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with living(tmp_path) as live:
+            read, refusals = live._store.timeline, iter([StoreError("not now")])
+
+            async def timeline(video_id: str) -> Any:
+                for error in refusals:
+                    raise error
+                return await read(video_id)
+
+            monkeypatch.setattr(live._store, "timeline", timeline)
+            view = await live.create(FILM)
+            done = await until(live, view.id, "completed", "failed")
+            assert (done.state, done.paused_reason, next(refusals, None)) == ("completed", None, None)
+
+    asyncio.run(main())
+
+
+def test_another_version_of_the_model_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with living(tmp_path, small_card(seconds_per_step=0.003)) as live:
+            view = await live.create(replace(FILM, num_frames=40))
+            await until_chunk(live, view.id, 1)
+        assert "was begun with version" not in caplog.text
+        card = small_card()
+        models = {"testcard": ModelEntry(replace(card.card, version="next"), lambda: card)}
+        async with living(tmp_path, models=models) as live:
+            await until(live, view.id, "completed")
+            await live.continue_(view.id, 8)
+            await until(live, view.id, "completed")
+        assert caplog.text.count("was begun with version") == 1
+        assert "goes on with version next" in caplog.text
+
+    asyncio.run(main())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from st2v_stream.config import Config
 from st2v_stream.errors import InvalidRequest
 from st2v_stream.types import CreateVideo, ModelCard, VideoView
 from st2v_stream.videos.ids import new_video_id
-from st2v_stream.videos.requests import new_view
+from st2v_stream.videos.requests import continued_frames, new_view
 from videos.living import small_card
 
 CONFIG = Config(max_num_frames=1000, max_prompt_chars=50, preset="live")
@@ -83,3 +84,16 @@ def test_ids_sort_by_time() -> None:
     assert len(set(ids)) == 100
     assert all(len(name) == 32 and set(name[6:]) <= set("0123456789abcdefghjkmnpqrstvwxyz") for name in ids)
     assert new_video_id(1) < new_video_id(2) < new_video_id(2**63)
+
+
+def test_how_much_longer_a_film_may_become_is_said() -> None:
+    view = replace(view_of(num_frames=None), frames=CARD.spec.start_of(100))  # 808 of 1000 frames
+    assert continued_frames(view, None, CARD, CONFIG) is None
+    assert continued_frames(view, 3, CARD, CONFIG) == 816
+    assert continued_frames(view, 192, CARD, CONFIG) == 1000
+    for asked in (193, 0, True, 1000):
+        with pytest.raises(InvalidRequest, match="at most 192 more frames, or null") as caught:
+            continued_frames(view, asked, CARD, CONFIG)
+        assert f"received {asked}" in str(caught.value)
+    with pytest.raises(InvalidRequest, match="at most 0 more frames"):
+        continued_frames(replace(view, frames=CARD.spec.start_of(200)), 8, CARD, CONFIG)
