@@ -1,1 +1,1 @@
-"""Training of the built-in storybook model: `st2v train`, or `python -m st2v_stream.training`."""
+"""Training of the built-in storybook model: `st2v train`."""

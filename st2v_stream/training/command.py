@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from st2v_stream.errors import InvalidRequest
 from st2v_stream.training.recipe import STAGES
 
 
@@ -39,8 +40,13 @@ def run(args: argparse.Namespace) -> int:
     """Train as asked. Returns the exit code."""
     import torch
 
-    from st2v_stream.training.run import Training
-
+    if args.budget <= 0 or (args.finish is not None and args.finish <= 0):
+        raise InvalidRequest("--budget is out of range", expected="a duration above 0", received=args.finish or args.budget)
+    try:
+        from st2v_stream.training.run import Training
+    except ImportError as error:
+        expected = "pip install 'st2v_stream[eval]'"
+        raise InvalidRequest("training needs more packages", expected=expected, received=str(error)) from error
     if args.threads:
         torch.set_num_threads(args.threads)
     return Training.from_arguments(args).run()

@@ -180,7 +180,7 @@ class JointStage(DenoisingStage):
         return (self._loss_continuing if continues else self._loss_opening)(films, rng)
 
     def _loss_opening(self, films: Tensor, rng: torch.Generator) -> Tensor:
-        noisy, target, timesteps = self._noised(_window(self.pool.opening[films]), self.recipe.timestep_shift, rng)
+        noisy, target, timesteps = self._noised(_window(self.pool.opening[films]), self.recipe.opening_timestep_shift, rng)
         text = self.parts.encode_text(self._captions(films, rng))
         return (self.parts.unet(noisy, timesteps, text).float() - target).pow(2).mean()
 

@@ -17,7 +17,7 @@ from st2v_stream.networks.unet import StreamingUNet
 from st2v_stream.networks.vae import FrameAutoencoder
 from st2v_stream.training.noise import scheduler_settings
 from st2v_stream.training.parts import TAIL_FRAMES, WINDOW_FRAMES, Parts
-from st2v_stream.training.text import MAX_TOKENS, new_tokenizer
+from st2v_stream.training.text import new_tokenizer
 from st2v_stream.worlds import captions
 
 MODEL_INDEX = {
@@ -40,8 +40,13 @@ EXAMPLE_PROMPTS = (
     "a yellow ball bounces over the snow field",
 )
 PRESETS = {
-    "live": {"num_inference_steps": 6, "guidance_scale": 1.0},
-    "default": {"num_inference_steps": 10, "guidance_scale": 2.0},
+    "live": {
+        "num_inference_steps": 3,
+        "guidance_scale": 1.0,
+        "first_chunk_num_inference_steps": 6,
+        "first_chunk_guidance_scale": 2.0,
+    },
+    "default": {"num_inference_steps": 10, "guidance_scale": 1.5, "first_chunk_guidance_scale": 2.0},
     "published": {"num_inference_steps": 50, "guidance_scale": 2.0},
 }
 
@@ -59,7 +64,6 @@ def model_card(size: int = 64) -> dict[str, Any]:
         "fps": 8,
         "first_chunk_frames": WINDOW_FRAMES,
         "chunk_frames": WINDOW_FRAMES - TAIL_FRAMES,
-        "max_prompt_tokens": MAX_TOKENS,
         "vocabulary": captions.vocabulary_by_kind(),
         "example_prompts": list(EXAMPLE_PROMPTS),
         "presets": PRESETS,

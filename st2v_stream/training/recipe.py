@@ -62,11 +62,12 @@ class JointRecipe:
     learning_rate: LearningRate = LearningRate(peak=2.5e-3, decay_share=0.6)
     spatial_rate: float = 0.5  # the image model is damaged by the full rate (storybook.md, section 6)
     batch: int = 4  # clips of 16 frames
-    timestep_shift: float = 4.0  # direction and position are decided at t > .9
-    image_share: float = 0.15  # of the steps are single images, as in the base stage
+    opening_timestep_shift: float = 8.0  # text alone decides direction and position, at t > .9
+    timestep_shift: float = 4.0  # of further chunks, whose tail has decided both
+    image_share: float = 0.05  # of the steps are single images, as in the base stage
     image_batch: int = 64
     image_timestep_shift: float = 1.5
-    cam_share: float = 0.4  # of the other steps continue a clip; the rest is plain text to video
+    cam_share: float = 0.3  # of the other steps continue a clip; the rest is plain text to video
     tail_noise: float = 0.3  # upper end of the uniform deviation added to the 8 conditioning latents
     anchor_noise: float = 0.1
     anchor_dropout: float = 0.15

@@ -26,6 +26,9 @@ from st2v_stream.training.sheets import contact_sheet, plot_losses
 from st2v_stream.training.vae import VaeStage, finished, new_autoencoder
 from st2v_stream.worlds import storybook
 
+# The branch starts its decay below the trunk's rate, whose end it usually follows.
+FINISH_PEAK = 1.5e-3
+
 
 @dataclass
 class Training:
@@ -114,7 +117,7 @@ class Training:
         """Linear decay from the trunk's checkpoint through the whole time; the trunk is left as it is."""
         trunk = load_checkpoint(self.out / "joint" / "checkpoint.pt")
         stage.load_state_dict(trunk["stage"])
-        rate = dataclasses.replace(self.recipe.joint.learning_rate, decay_share=1.0, warmup_steps=1)
+        rate = dataclasses.replace(self.recipe.joint.learning_rate, peak=FINISH_PEAK, decay_share=1.0, warmup_steps=1)
         loop = Loop(stage, rate, float(self.finish_s or 0), self.joint_folder, self.stop, progress=Progress(trunk["step"]))
         if self.resume:
             loop.resume()

@@ -15,8 +15,11 @@ from training.tiny_training import base_stage, joint_stage
 @pytest.mark.parametrize("make_stage", [base_stage, joint_stage])
 def test_twenty_steps_lower_the_loss(make_stage: Callable[[], DenoisingStage]) -> None:
     stage = make_stage()
-    losses = [stage.train_step(step, 5e-3) for step in range(20)]
-    assert sum(losses[-5:]) < 0.8 * sum(losses[:5]), losses
+    before = stage.validate()
+    for step in range(20):
+        stage.train_step(step, 5e-3)
+    after = stage.validate()  # the same films, noise and noise levels: single steps differ too much to compare
+    assert sum(after.values()) < 0.9 * sum(before.values()), (before, after)
 
 
 @pytest.mark.parametrize("make_stage", [base_stage, joint_stage])

@@ -44,5 +44,7 @@ def base_stage() -> BaseStage:
 
 
 def joint_stage() -> JointStage:
-    recipe = JointRecipe(batch=1, spatial_rate=1.0)
+    recipe = JointRecipe(
+        batch=2, spatial_rate=1.0, opening_timestep_shift=1.5, timestep_shift=1.5, image_share=0.2, cam_share=0.5
+    )
     return JointStage(tiny_parts(), tiny_pool(), tiny_pool(), DiffusionRecipe(), recipe=recipe, seed=0)
