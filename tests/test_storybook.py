@@ -19,6 +19,7 @@ from st2v_stream import Timeline, load_generator, stream_chunks
 from st2v_stream.chunk import Frames
 from st2v_stream.errors import CheckpointError
 from st2v_stream.types import Generator
+from st2v_stream.worlds.reading import read_film
 
 FOLDER = Path(__file__).resolve().parent.parent / "checkpoints" / "storybook"
 BOAT = "a red boat drifts left over the sea"
@@ -84,12 +85,20 @@ def test_the_scene_is_the_one_asked_for(storybook: Generator, boat: Frames) -> N
 
 
 @pytest.mark.slow
+def test_the_thing_is_the_one_asked_for_and_moves(boat: Frames) -> None:
+    seen = read_film(boat[:16])  # the renderer finds its own drawing again
+    assert (seen.scene, seen.colour, seen.subject) == ("sea", "red", "boat")
+    assert seen.seen_share > 0.8
+    assert np.nanmax(np.ptp(seen.positions[~np.isnan(seen.positions).any(axis=1)], axis=0)) > 0.03, "of the picture's side"
+
+
+@pytest.mark.slow
 def test_no_jump_where_chunks_meet(boat: Frames) -> None:
     steps = differences(boat)
     at_borders = steps[15::8]
     inside = np.delete(steps, np.arange(15, len(steps), 8))
     assert inside.mean() > 0.5, "something moves"
-    assert at_borders.mean() < 3 * inside.mean()
+    assert at_borders.mean() < 1.8 * inside.mean()
     assert at_borders.max() < 25, "a cut to another picture differs by far more"
 
 

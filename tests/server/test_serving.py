@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -96,6 +97,22 @@ async def test_a_film_is_watched_from_its_first_chunk_to_its_last(tmp_path: Path
             assert frame_numbers(film) == list(range(80))
             await client.delete(f"/v1/videos/{video}")
             assert await seen.closed() == 4001
+
+
+@pytest.mark.skipif(shutil.which("ffprobe") is None, reason="ffprobe is not installed")
+@in_loop
+async def test_ffprobe_has_no_word_against_the_download_of_a_growing_film(tmp_path: Path) -> None:
+    async with live_server(tmp_path, seconds_per_step=0.002) as (server, client):
+        video = await make(client, num_frames=None, title="ball")
+        async with viewer(server.watch_url(video)) as seen:
+            await seen.until_segments(3)
+        path = tmp_path / "download.mp4"
+        path.write_bytes((await client.get(f"/v1/videos/{video}/content")).content)
+        await client.post(f"/v1/videos/{video}/stop")
+    command = ["ffprobe", "-v", "warning", "-count_frames", "-show_entries", "stream=nb_read_frames", "-of", "csv=p=0"]
+    told = await asyncio.to_thread(subprocess.run, [*command, path], capture_output=True, text=True, check=True)
+    assert told.stderr == ""
+    assert int(told.stdout) == len(frame_numbers(path.read_bytes())) >= 32
 
 
 @in_loop
