@@ -20,7 +20,8 @@ serve: setup
 
 #: make test         set up, checks, every test but -m long
 test: setup-test check
-	$(BIN)/python -m pytest -m "not long" -q
+	$(BIN)/python -m pytest -m "not long and not browser" -q
+	$(BIN)/python -m pytest -m "browser and not long" -q  # apart: the browser's driver keeps an event loop running
 
 #: make test-quick   what plain pytest runs
 test-quick: setup-test

@@ -112,7 +112,9 @@ def test_download_is_a_whole_film(open_page: OpenPage, whole_film: str) -> None:
 def test_keys(open_page: OpenPage, whole_film: str) -> None:
     watched = open_page(f"/video/{whole_film}")
     watched.until_whole()
+    watched.page.keyboard.press("ArrowRight")  # pauses
     watched.page.keyboard.press("Home")
+    watched.until_picture(0)
     watched.page.keyboard.press("ArrowRight")
     watched.until_picture(1)
     assert watched.ask("document.getElementById('video').paused")

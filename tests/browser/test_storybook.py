@@ -48,7 +48,8 @@ def test_an_example_prompt_becomes_moving_pictures(browser: BrowserContext, stor
     joiner = Watched(browser.new_page(), storybook)
     joiner.open(f"/video/{watched.video_id}")
     joiner.until(f"{LAST_FRAME} >= 15", timeout_s=60)
-    joiner.page.keyboard.press("Space")
+    joiner.until("document.getElementById('video').currentTime > 0.2", timeout_s=60)
+    joiner.page.keyboard.press("ArrowLeft")  # steps back one frame, and so pauses
     joiner.page.keyboard.press("Home")  # a late viewer sees the beginning, too
     joiner.until("document.getElementById('video').currentTime < 0.01 && !document.getElementById('video').seeking")
     first = joiner.ask(PICTURE)
