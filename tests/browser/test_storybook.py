@@ -51,7 +51,7 @@ def test_an_example_prompt_becomes_moving_pictures(browser: BrowserContext, stor
     joiner.until("document.getElementById('video').currentTime > 0.2", timeout_s=60)
     joiner.page.keyboard.press("ArrowLeft")  # steps back one frame, and so pauses
     joiner.page.keyboard.press("Home")  # a late viewer sees the beginning, too
-    joiner.until("document.getElementById('video').currentTime < 0.01 && !document.getElementById('video').seeking")
+    joiner.until("document.getElementById('video').currentTime < 0.125 && !document.getElementById('video').seeking")
     first = joiner.ask(PICTURE)
     assert max(first) - min(first[i] for i in range(0, len(first), 4)) > 30, "not one flat colour"
     watched.page.keyboard.press("s")
