@@ -23,7 +23,7 @@ test: setup-test check
 	$(BIN)/python -m pytest -m "not long and not browser" -q
 	$(BIN)/python -m pytest -m "browser and not long" -q  # apart: the browser's driver keeps an event loop running
 
-#: make test-quick   what plain pytest runs
+#: make test-quick   what plain pytest runs: no slow, browser, package or long test
 test-quick: setup-test
 	$(BIN)/python -m pytest -q
 
