@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import BrowserContext
 
-from st2v_stream.checkpoints.models import known_models
 from tests.browser.served import Served
 from tests.browser.watched import Watched
 
@@ -16,8 +15,6 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 def storybook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    if "storybook" not in known_models():
-        pytest.skip("checkpoints/storybook is not here")
     server = Served(tmp_path_factory.mktemp("data"), ["storybook"])
     server.start()
     yield server
