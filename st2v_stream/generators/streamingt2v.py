@@ -1,6 +1,6 @@
 """StreamingT2V: text to a film of any length, eight frames at a time (arXiv 2403.14773).
 
-    begin      a first-chunk maker gives 16 frames
+    begin      a first-chunk maker gives 16 frames, or one picture, which two extensions set in motion
     generate   the tail (last 8 frames, CAM) and the anchor (frame 0 of the film, APM) condition a window of 16 frames;
                its first 8 are the tail's moments again and are dropped, its last 8 are the chunk
 
@@ -9,6 +9,7 @@ Everything a chunk depends on comes in as an argument; nothing is kept between c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ from st2v_stream.chunk import Frames, Memory, StreamSpec
 from st2v_stream.direction import Direction
 from st2v_stream.errors import InvalidRequest
 from st2v_stream.generators.conditioning import AnchorEncoder, TextEncoder, blend_prompts
-from st2v_stream.generators.memory import Past, read_memory, to_network, write_memory
+from st2v_stream.generators.memory import Past, read_memory, to_frames, to_network, write_memory
 from st2v_stream.networks.ar_step import ChunkConditions, chunk_conditions, extend
 from st2v_stream.networks.cam import ControlBranch
 from st2v_stream.networks.guidance import Guidance, pair
@@ -34,10 +35,12 @@ _FRAMES_DECODED_AT_ONCE = 8
 
 
 class FirstChunkMaker(Protocol):
-    """Makes the film's first window."""
+    """Makes what a film starts from: its first window, or its first picture."""
+
+    makes_a_picture: bool
 
     def __call__(self, direction: Direction, on_step: OnStep) -> Tensor:
-        """-> (16, 3, H, W) float32 in [0, 1]. Raises `Stopped`."""
+        """-> (16, 3, H, W) float32 in [0, 1], or (1, 3, H, W): a picture that the extender continues. Raises `Stopped`."""
         ...
 
 
@@ -82,9 +85,8 @@ class StreamingT2V:
     @torch.inference_mode()
     def begin(self, direction: Direction, reference: Reference | None, on_step: OnStep) -> tuple[Frames, Memory]:
         """The first chunk, from the prompt or from a given image or clip. Raises `Stopped`, `InvalidRequest`."""
-        direction = direction.of_first_chunk
         if reference is None:
-            frames = self._first_chunk(direction, on_step)
+            frames = self._start(direction, on_step)
         else:
             frames = self._continue_reference(direction, reference, on_step)
         published = direction.preset == "published"
@@ -142,21 +144,69 @@ class StreamingT2V:
         noise = [noise_at(direction.seed, index, f"step:{k}", shape) for k in range(steps)]
         return _Draws(noise_at(direction.seed, index, "init", shape), noise)
 
+    def _start(self, direction: Direction, on_step: OnStep) -> Tensor:
+        """(16, 3, H, W) in [0, 1] from the prompt alone."""
+        first = direction.of_first_chunk
+        if not self._first_chunk.makes_a_picture:
+            return self._first_chunk(first, on_step)
+        missing = self.spec.first_chunk_frames - 1
+        report = _OneReport(on_step, first.num_inference_steps + self._steps_for(missing, direction))
+        picture = _as_remembered(self._first_chunk(first, report), direction)
+        return self._fill_up(direction, picture, report)
+
     def _continue_reference(self, direction: Direction, reference: Reference, on_step: OnStep) -> Tensor:
-        """A clip of 16 frames or more: its last 16. A shorter one (an image: repeated): its last 8, and 8 new ones."""
+        """A clip of 16 frames or more: its last 16. A shorter one, or an image: all of it, and as many new ones as 16 take."""
         given, size = reference.frames, (self.spec.height, self.spec.width, 3)
         if given.ndim != 4 or len(given) == 0 or given.shape[1:] != size:
             raise InvalidRequest("reference of another size", expected=("T", *size), received=given.shape, param="reference")
-        clip = to_network(given)
-        if len(clip) >= self.spec.first_chunk_frames:
-            return clip[-self.spec.first_chunk_frames :] / 2 + 0.5
-        still = clip[:1].expand(max(0, self._tail_frames - len(clip)), -1, -1, -1)
-        tail = torch.cat([still, clip])[-self._tail_frames :]
-        past = Past(tail, clip[:1])
-        draws = self._draw(direction, 0, past)
-        latents = self.denoise_window(direction, past, draws.init, draws.steps, on_step)
-        new = decode_window(self._networks.vae, latents[:, :, self._tail_frames :])
-        return torch.cat([tail.to(new.device) / 2 + 0.5, new])
+        clip = to_network(given)[-self.spec.first_chunk_frames :]
+        report = _OneReport(on_step, self._steps_for(self.spec.first_chunk_frames - len(clip), direction))
+        return self._fill_up(direction, clip, report)
+
+    def _steps_for(self, missing_frames: int, direction: Direction) -> int:
+        return math.ceil(missing_frames / self.spec.chunk_frames) * direction.num_inference_steps
+
+    def _fill_up(self, direction: Direction, clip: Tensor, on_step: OnStep) -> Tensor:
+        """(1..16, 3, H, W) in [-1, 1] -> (16, 3, H, W) in [0, 1]: the clip is extended until it is a first chunk.
+
+        What is shorter than a tail is held still before its first frame; nobody sees that.
+        """
+        number = 0
+        while len(clip) < self.spec.first_chunk_frames:
+            held = clip[:1].expand(max(0, self._tail_frames - len(clip)), -1, -1, -1)
+            tail = torch.cat([held, clip])[-self._tail_frames :]
+            draws = self._draw_for_start(direction, number)
+            latents = self.denoise_window(direction, Past(tail, clip[:1]), draws.init, draws.steps, on_step)
+            new = decode_window(self._networks.vae, latents[:, :, self._tail_frames :])
+            clip, number = torch.cat([clip, _as_remembered(new, direction).to(clip.device)]), number + 1
+        return clip[: self.spec.first_chunk_frames] / 2 + 0.5
+
+    def _draw_for_start(self, direction: Direction, number: int) -> _Draws:
+        """Addressed in every preset: the published pipeline knows no such start."""
+        shape = latents_shape(self.spec, self._networks.unet, self._networks.vae)
+        steps = direction.num_inference_steps if make_sampler(self._networks.scheduler, 1).uses_noise else 0
+        noise = [noise_at(direction.seed, 0, f"step:{number}:{k}", shape) for k in range(steps)]
+        return _Draws(noise_at(direction.seed, 0, f"init:{number}", shape), noise)
+
+
+class _OneReport:
+    """Several denoising runs reported as one of `total` steps."""
+
+    def __init__(self, on_step: OnStep, total: int) -> None:
+        self._on_step, self._total, self._before = on_step, total, 0
+
+    def __call__(self, k: int, n: int) -> None:
+        if k < n:
+            self._on_step(self._before + k, self._total)
+            return
+        self._before += n
+        if self._before == self._total:
+            self._on_step(self._total, self._total)
+
+
+def _as_remembered(frames: Tensor, direction: Direction) -> Tensor:
+    """Frames in [0, 1] -> in [-1, 1] as the memory gives them back: rounded to 8 bits, except in preset `published`."""
+    return 2 * frames - 1 if direction.preset == "published" else to_network(to_frames(frames))
 
 
 def text_rows(encode: TextEncoder, direction: Direction, guidance: Guidance) -> Tensor:

@@ -17,9 +17,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, logs, pictures and the export")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoints in --out")
     parser.add_argument(
+        "--from",
+        dest="origin",
+        type=Path,
+        metavar="FOLDER",
+        help="start from the weights of an exported model, its VAE included",
+    )
+    parser.add_argument(
         "--finish",
         type=seconds,
-        help="decay the learning rate from the joint checkpoint to the end in this time; writes OUT/finished, the trunk stays",
+        help="let the rate of the cam-apm checkpoint fall to the end in this time; writes OUT/finished, the trunk stays",
     )
     parser.add_argument("--workers", type=int, default=0, help="processes that render (default: none, render in place)")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads")

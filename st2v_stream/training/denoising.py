@@ -1,4 +1,4 @@
-"""The second and third stage: the denoiser learns single images, then first and further chunks of films together."""
+"""The second and third stage: the denoiser learns single images, then to continue films."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from st2v_stream.training.muon import MuonWithAdam, parameter_groups
 from st2v_stream.training.noise import TIMESTEPS_PER_TIME, noised, training_times
 from st2v_stream.training.parts import TAIL_FRAMES, WINDOW_FRAMES, Parts
 from st2v_stream.training.pool import LatentPool
-from st2v_stream.training.recipe import BaseRecipe, DiffusionRecipe, JointRecipe
+from st2v_stream.training.recipe import BaseRecipe, CamApmRecipe, DiffusionRecipe
 from st2v_stream.training.text import FIRST_WORD_ID, UNKNOWN_ID, new_tokenizer, tokenize
 
 VALIDATION_TIMES = (0.4, 0.6, 0.8, 0.95)
@@ -92,12 +92,15 @@ class DenoisingStage(ABC):
         return nullcontext()
 
     def _loss_images(self, batch: int, shift: float, rng: torch.Generator) -> Tensor:
-        """Single frames from anywhere in the films."""
         films = torch.randint(len(self.pool), (batch,), generator=rng)
-        frames = torch.randint(2 * WINDOW_FRAMES, (batch,), generator=rng)
-        noisy, target, timesteps = self._noised(_window(_frame_of(self.pool, films, frames)), shift, rng)
+        frames = _frame_of(self.pool, films, self._image_frames(batch, rng))
+        noisy, target, timesteps = self._noised(_window(frames), shift, rng)
         text = self.parts.encode_text(self._captions(films, rng))
         return (self.parts.unet(noisy, timesteps, text).float() - target).pow(2).mean()
+
+    def _image_frames(self, batch: int, rng: torch.Generator) -> Tensor:
+        """Which frame of each film is shown as an image: any."""
+        return torch.randint(2 * WINDOW_FRAMES, (batch,), generator=rng)
 
     def _captions(self, films: Tensor, rng: torch.Generator) -> Tensor:
         """Token numbers of these films; some captions dropped (for guidance), some words unknown (for real prompts)."""
@@ -159,15 +162,15 @@ def _frame_of(pool: LatentPool, films: Tensor, frames: Tensor) -> Tensor:
     return torch.where(is_later, pool.later[films, within], pool.opening[films, within])[:, None]
 
 
-class JointStage(DenoisingStage):
-    """First chunks from text (no CAM, no APM) and further chunks from text, tail and anchor, with one set of weights.
+class CamApmStage(DenoisingStage):
+    """Windows of films from text, tail and anchor; some steps go on with single images.
 
-    Some steps go on with single images: 64 different ones cost half of four clips, in which most frames show the same thing.
+    64 different images cost half of four clips, in which most frames show the same thing.
     """
 
-    name = "joint"
+    name = "cam-apm"
 
-    def __init__(self, *args: Any, recipe: JointRecipe, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, recipe: CamApmRecipe, **kwargs: Any) -> None:
         super().__init__(*args, spatial_rate=recipe.spatial_rate, **kwargs)
         self.recipe = recipe
 
@@ -176,32 +179,31 @@ class JointStage(DenoisingStage):
         if torch.rand((), generator=rng).item() < r.image_share:
             return self._loss_images(r.image_batch, r.image_timestep_shift, rng)
         films = torch.randint(len(self.pool), (r.batch,), generator=rng)
-        continues = torch.rand((), generator=rng).item() < r.cam_share
-        return (self._loss_continuing if continues else self._loss_opening)(films, rng)
+        starts = torch.rand(r.batch, generator=rng) < r.start_share
+        return self._loss_windows(films, starts, rng)
 
-    def _loss_opening(self, films: Tensor, rng: torch.Generator) -> Tensor:
-        noisy, target, timesteps = self._noised(_window(self.pool.opening[films]), self.recipe.opening_timestep_shift, rng)
-        text = self.parts.encode_text(self._captions(films, rng))
-        return (self.parts.unet(noisy, timesteps, text).float() - target).pow(2).mean()
+    def _image_frames(self, batch: int, rng: torch.Generator) -> Tensor:
+        """Mostly the first frames of a film: this image model makes first pictures."""
+        return (WINDOW_FRAMES * torch.rand(batch, generator=rng) ** 3).long()
 
-    def _loss_continuing(self, films: Tensor, rng: torch.Generator) -> Tensor:
-        noisy, target, timesteps = self._noised(_window(self.pool.later[films]), self.recipe.timestep_shift, rng)
+    def _loss_windows(self, films: Tensor, starts: Tensor, rng: torch.Generator) -> Tensor:
+        window, tail = windows_of(self.pool, films, starts)
+        noisy, target, timesteps = self._noised(_window(window), self.recipe.timestep_shift, rng)
         text = self.parts.encode_text(self._captions(films, rng))
-        cam = self.parts.cam.clean_features(self._tail(films, rng), text)
-        predicted = self.parts.unet(noisy, timesteps, text, self._anchor_tokens(films, rng), cam)
+        cam = self.parts.cam.clean_features(self._noisy_tail(_window(tail), rng), text)
+        anchor = torch.where(starts, 0, torch.randint(2, (len(films),), generator=rng))  # a new film's anchor is its picture
+        predicted = self.parts.unet(noisy, timesteps, text, self._anchor_tokens(films, anchor, rng), cam)
         error = (predicted.float() - target).pow(2).mean((0, 1, 3, 4))  # (16,)
         return (
             self.recipe.overlap_weight * error[:TAIL_FRAMES].mean() + self.recipe.new_frames_weight * error[TAIL_FRAMES:].mean()
         ) / 2
 
-    def _tail(self, films: Tensor, rng: torch.Generator) -> Tensor:
-        tail = _window(self.pool.tail[films])  # (B, 12, 8, 8, 8)
-        amount = self.recipe.tail_noise * torch.rand((len(films), 1, 1, 1, 1), generator=rng)
+    def _noisy_tail(self, tail: Tensor, rng: torch.Generator) -> Tensor:
+        amount = self.recipe.tail_noise * torch.rand((len(tail), 1, 1, 1, 1), generator=rng)
         return (tail + amount * torch.randn(tail.shape, generator=rng)).to(self.device)
 
-    def _anchor_tokens(self, films: Tensor, rng: torch.Generator) -> Tensor:
+    def _anchor_tokens(self, films: Tensor, which: Tensor, rng: torch.Generator) -> Tensor:
         """APM's tokens `(B, 16, 64)`; some anchors are dropped, which guidance's other half needs."""
-        which = torch.randint(2, (len(films),), generator=rng)
         anchor = self.pool.anchor[films, which].float()
         anchor = anchor + self.recipe.anchor_noise * torch.randn(anchor.shape, generator=rng)
         is_dropped = torch.rand((len(films), 1, 1), generator=rng) < self.recipe.anchor_dropout
@@ -210,17 +212,30 @@ class JointStage(DenoisingStage):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Losses of the averaged weights on six unseen films: openings, and the new frames of continuations."""
-        films = torch.arange(min(6, len(self.validation)))
+        """Losses of the averaged weights on the new frames of unseen films: starts from a picture, continuations."""
+        films = torch.arange(min(12, len(self.validation)))
         net, pool = self.average, self.validation
         text = net.encode_text(pool.token_ids[films].to(self.device))
-        cam = net.cam.clean_features(_window(pool.tail[films]).to(self.device), text)
         anchor = net.image_encoder(pool.anchor[films, 0].float().to(self.device))
         losses = {}
-        for time in (0.6, 0.95):
-            noisy, target, timesteps = self._validation_noise(_window(pool.opening[films]), time)
-            losses[f"opening_{time}"] = (net.unet(noisy, timesteps, text) - target).pow(2).mean().item()
-            noisy, target, timesteps = self._validation_noise(_window(pool.later[films]), time)
-            error = (net.unet(noisy, timesteps, text, anchor, cam) - target)[:, :, TAIL_FRAMES:]
-            losses[f"continuing_{time}"] = error.pow(2).mean().item()
+        for name, starts in (("starting", True), ("continuing", False)):
+            window, tail = windows_of(pool, films, torch.full((len(films),), starts))
+            cam = net.cam.clean_features(_window(tail).to(self.device), text)
+            for time in (0.6, 0.95):
+                noisy, target, timesteps = self._validation_noise(_window(window), time)
+                error = (net.unet(noisy, timesteps, text, anchor, cam) - target)[:, :, TAIL_FRAMES:]
+                losses[f"{name}_{time}"] = error.pow(2).mean().item()
         return losses
+
+
+def windows_of(pool: LatentPool, films: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+    """Windows `(B, 16, 12, 8, 8)` and the tails `(B, 8, 12, 8, 8)` they continue; `starts` `(B,)` bool.
+
+    A start: the tail is frame 0 eight times, as a memory brings it, and the window shows that stillness, then frames 1..8.
+    """
+    opening = pool.opening[films]
+    still = opening[:, :1].expand(-1, TAIL_FRAMES, -1, -1, -1)
+    started = torch.cat([still, opening[:, 1 : WINDOW_FRAMES - TAIL_FRAMES + 1]], dim=1)
+    picture = pool.anchor[films, :1].expand(-1, TAIL_FRAMES, -1, -1, -1)
+    is_start = starts.view(-1, 1, 1, 1, 1)
+    return torch.where(is_start, started, pool.later[films]), torch.where(is_start, picture, pool.tail[films])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-STAGES = ("vae", "base", "joint")
+STAGES = ("vae", "base", "cam-apm")
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,18 @@ class BaseRecipe:
 
 
 @dataclass(frozen=True)
-class JointRecipe:
-    """Text to video, CAM and APM together: one set of UNet weights serves first and further chunks."""
+class CamApmRecipe:
+    """Films: every window continues something, with CAM and APM; a new film continues its first picture, held still."""
 
     budget_share: float = 0.73
-    learning_rate: LearningRate = LearningRate(peak=2.5e-3, decay_share=0.6)
+    learning_rate: LearningRate = LearningRate(peak=2e-3, decay_share=0.6)
     spatial_rate: float = 0.5  # the image model is damaged by the full rate (storybook.md, section 6)
     batch: int = 4  # clips of 16 frames
-    opening_timestep_shift: float = 8.0  # text alone decides direction and position, at t > .9
-    timestep_shift: float = 4.0  # of further chunks, whose tail has decided both
-    image_share: float = 0.05  # of the steps are single images, as in the base stage
+    timestep_shift: float = 4.0
+    image_share: float = 0.1  # of the steps are first pictures, as in the base stage
     image_batch: int = 64
     image_timestep_shift: float = 1.5
-    cam_share: float = 0.3  # of the other steps continue a clip; the rest is plain text to video
+    start_share: float = 0.4  # of the clips start from a still picture, where only the caption says what will move how
     tail_noise: float = 0.3  # upper end of the uniform deviation added to the 8 conditioning latents
     anchor_noise: float = 0.1
     anchor_dropout: float = 0.15
@@ -77,7 +76,7 @@ class JointRecipe:
 
 @dataclass(frozen=True)
 class DiffusionRecipe:
-    """What the base and joint stages share."""
+    """What the base and cam-apm stages share."""
 
     caption_dropout: float = 0.1
     unknown_word: float = 0.02  # share of the words replaced by <unk>
@@ -91,7 +90,7 @@ class DiffusionRecipe:
 class PoolRecipe:
     """The films whose latents are kept in memory."""
 
-    films: int = 2600
+    films: int = 4000
     validation_films: int = 96
     last_frame: int = 1200  # later windows start anywhere before this frame
     second_chunk_share: float = 0.3  # of the later windows start at frame 8, as the first continuation does
@@ -106,7 +105,7 @@ class Recipe:
     size: int = 64
     vae: VaeRecipe = field(default_factory=VaeRecipe)
     base: BaseRecipe = field(default_factory=BaseRecipe)
-    joint: JointRecipe = field(default_factory=JointRecipe)
+    cam_apm: CamApmRecipe = field(default_factory=CamApmRecipe)
     diffusion: DiffusionRecipe = field(default_factory=DiffusionRecipe)
     pool: PoolRecipe = field(default_factory=PoolRecipe)
 
@@ -118,6 +117,6 @@ class Recipe:
             self,
             vae=dataclasses.replace(self.vae, batch=128),
             base=dataclasses.replace(self.base, batch=512),
-            joint=dataclasses.replace(self.joint, batch=64),
+            cam_apm=dataclasses.replace(self.cam_apm, batch=64),
             pool=dataclasses.replace(self.pool, films=10_000),
         )

@@ -15,8 +15,8 @@ import numpy as np
 
 from st2v_stream.networks.vae import FrameAutoencoder
 from st2v_stream.training import randomness
-from st2v_stream.training.denoising import BaseStage, DenoisingStage, JointStage
-from st2v_stream.training.export import EXAMPLE_PROMPTS, export
+from st2v_stream.training.denoising import BaseStage, CamApmStage, DenoisingStage
+from st2v_stream.training.export import EXAMPLE_PROMPTS, export, load_export
 from st2v_stream.training.loop import Loop, Progress, StopFlag, load_checkpoint
 from st2v_stream.training.parts import Parts
 from st2v_stream.training.pool import LatentPool, build_pool
@@ -41,7 +41,8 @@ class Training:
     device: str = "cpu"
     workers: int = 0  # processes that render; 0 renders in this one
     resume: bool = False
-    finish_s: float | None = None  # decay the joint stage from its checkpoint in this time, keeping the trunk
+    origin: Path | None = None  # an exported model folder whose weights the denoising stages start from
+    finish_s: float | None = None  # decay the cam-apm stage from its checkpoint in this time, keeping the trunk
     stop: StopFlag = field(default_factory=StopFlag)
 
     @classmethod
@@ -49,7 +50,7 @@ class Training:
         recipe = dataclasses.replace(Recipe().for_device(args.device), seed=args.seed)
         stages = STAGES if args.stage == "all" else (args.stage,)
         if args.finish is not None:
-            stages = ("joint",)
+            stages = ("cam-apm",)
         return cls(
             recipe=recipe,
             stages=stages,
@@ -58,6 +59,7 @@ class Training:
             device=args.device,
             workers=args.workers,
             resume=args.resume,
+            origin=args.origin,
             finish_s=args.finish,
         )
 
@@ -66,9 +68,9 @@ class Training:
         cv2.setNumThreads(1)
         self.stop.listen()
         for stage in self.stages:
-            if not getattr(self, f"_train_{stage}")():
+            if not getattr(self, f"_train_{stage.replace('-', '_')}")():
                 return 3
-        if "joint" in self.stages:
+        if "cam-apm" in self.stages:
             self.export(self.out / "export")
         return 0
 
@@ -84,25 +86,26 @@ class Training:
 
     def _train_base(self) -> bool:
         r = self.recipe
-        stage = BaseStage(Parts(seed=r.seed), *self.pools(), r.diffusion, recipe=r.base, seed=r.seed, device=self.device)
+        stage = BaseStage(self._first_parts(), *self.pools(), r.diffusion, recipe=r.base, seed=r.seed, device=self.device)
         is_done = self._loop(stage, r.base.learning_rate, r.base.budget_share, "base").run()
         if is_done:
             plot_losses(self.out / "base" / "log.jsonl", self.out / "base" / "losses.png")
             self._draw_images(stage)
         return is_done
 
-    def _train_joint(self) -> bool:
+    def _train_cam_apm(self) -> bool:
         r = self.recipe
-        parts = Parts(seed=r.seed)
-        parts.load_state_dict(load_checkpoint(self.out / "base" / "checkpoint.pt")["stage"]["average"])
-        parts.cam.copy_from(parts.unet)
-        stage = JointStage(parts, *self.pools(), r.diffusion, recipe=r.joint, seed=r.seed, device=self.device)
+        parts = self._first_parts()
+        if self.origin is None:
+            parts.load_state_dict(load_checkpoint(self.out / "base" / "checkpoint.pt")["stage"]["average"])
+            parts.cam.copy_from(parts.unet)
+        stage = CamApmStage(parts, *self.pools(), r.diffusion, recipe=r.cam_apm, seed=r.seed, device=self.device)
         if self.finish_s is None:
-            is_done = self._loop(stage, r.joint.learning_rate, r.joint.budget_share, "joint").run()
+            is_done = self._loop(stage, r.cam_apm.learning_rate, r.cam_apm.budget_share, "cam-apm").run()
         else:
             is_done = self._finishing_loop(stage).run()
         if is_done:
-            plot_losses(self.joint_folder / "log.jsonl", self.joint_folder / "losses.png")
+            plot_losses(self.films_folder / "log.jsonl", self.films_folder / "losses.png")
             self._draw_films(stage)
         return is_done
 
@@ -113,27 +116,33 @@ class Training:
             loop.say(f"resumed {stage.name} at step {loop.progress.step}, {loop.progress.elapsed_s:.0f} s")
         return loop
 
-    def _finishing_loop(self, stage: JointStage) -> Loop:
+    def _finishing_loop(self, stage: CamApmStage) -> Loop:
         """Linear decay from the trunk's checkpoint through the whole time; the trunk is left as it is."""
-        trunk = load_checkpoint(self.out / "joint" / "checkpoint.pt")
+        trunk = load_checkpoint(self.out / "cam-apm" / "checkpoint.pt")
         stage.load_state_dict(trunk["stage"])
-        rate = dataclasses.replace(self.recipe.joint.learning_rate, peak=FINISH_PEAK, decay_share=1.0, warmup_steps=1)
-        loop = Loop(stage, rate, float(self.finish_s or 0), self.joint_folder, self.stop, progress=Progress(trunk["step"]))
+        rate = dataclasses.replace(self.recipe.cam_apm.learning_rate, peak=FINISH_PEAK, decay_share=1.0, warmup_steps=1)
+        loop = Loop(stage, rate, float(self.finish_s or 0), self.films_folder, self.stop, progress=Progress(trunk["step"]))
         if self.resume:
             loop.resume()
         return loop
 
     @property
-    def joint_folder(self) -> Path:
-        """Where the joint stage's results lie: the trunk, or the finished branch."""
-        return self.out / ("joint" if self.finish_s is None else "finished")
+    def films_folder(self) -> Path:
+        """Where the cam-apm stage's results lie: the trunk, or the finished branch."""
+        return self.out / ("cam-apm" if self.finish_s is None else "finished")
 
     # --- what the stages hand on
 
     def vae(self) -> FrameAutoencoder:
-        """The trained autoencoder."""
+        """The trained autoencoder: this run's own, else the origin's."""
+        if self.origin is not None and not (self.out / "vae" / "checkpoint.pt").exists():
+            return load_export(self.origin)[1].requires_grad_(False)
         trained = load_checkpoint(self.out / "vae" / "checkpoint.pt")["stage"]["vae"]
         return finished(trained, seed=self.recipe.seed, size=self.recipe.size)
+
+    def _first_parts(self) -> Parts:
+        """New networks, or the origin's."""
+        return Parts(seed=self.recipe.seed) if self.origin is None else load_export(self.origin)[0]
 
     def pools(self) -> tuple[LatentPool, LatentPool]:
         """Training and validation films; rendered once per output folder."""
@@ -159,9 +168,9 @@ class Training:
         return pool
 
     def export(self, folder: Path) -> None:
-        """Write the model folder from the averaged weights of the joint stage."""
+        """Write the model folder from the averaged weights of the cam-apm stage."""
         parts = Parts(seed=self.recipe.seed)
-        parts.load_state_dict(load_checkpoint(self.joint_folder / "checkpoint.pt")["stage"]["average"])
+        parts.load_state_dict(load_checkpoint(self.films_folder / "checkpoint.pt")["stage"]["average"])
         export(parts, self.vae(), folder)
 
     # --- pictures
@@ -187,4 +196,4 @@ class Training:
 
     def _draw_films(self, stage: DenoisingStage) -> None:
         previewer = Previewer(stage.average, self.vae().to(self.device), list(EXAMPLE_PROMPTS), PreviewSettings(), seed=1)
-        contact_sheet(list(previewer.films(chunks=6)), list(EXAMPLE_PROMPTS), self.joint_folder / "pictures.png", columns=14)
+        contact_sheet(list(previewer.films(chunks=6)), list(EXAMPLE_PROMPTS), self.films_folder / "pictures.png", columns=14)

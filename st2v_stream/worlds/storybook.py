@@ -2,8 +2,8 @@
 
 A film is a `FilmSpec`; its frame number t is a pure function of the two, so any window of an endless film is drawn by
 random access: first chunks, later windows, long-term anchors and the truth after 1,200 frames all cost the same. Frame 0
-always is a good first frame (subject wholly inside, room for 16 frames of travel); drifters and flyers leave and re-enter
-only later.
+always is a good first frame (subject wholly inside, room for 16 frames of travel, bounces just taking off); drifters and
+flyers leave and re-enter only later.
 
 Lengths are fractions of the frame's side, y points down, frames are square `(S, S, 3)` uint8 RGB.
 """
@@ -40,6 +40,10 @@ SUBPIXEL_BITS = 4  # OpenCV coordinates in 1/16 pixel
 # A drifter's track is this many frame sides long. A subject is about .5 wide, so it is out of sight for .2 / .024 = 8
 # frames: the 8-frame tail that the model continues from still shows (nearly) always where it went.
 TRACK_LENGTH = 1.7
+
+# Bobbing and bouncing begin near zero: a picture and the caption together say what comes next, so that a film can be
+# started from a picture. Later windows meet every phase.
+START_PHASE = (0.0, 0.4)
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def spec_for_words(rng: np.random.Generator, colour: str, subject: str, scene: s
         start_y=float(rng.uniform(y_low, y_high)),
         radius=float(rng.uniform(0.20, 0.22)),
         speed=float(rng.uniform(0.022, 0.026)),
-        phase=float(rng.uniform(0, 2 * math.pi)),
+        phase=float(rng.uniform(*START_PHASE)),
     )
 
 

@@ -27,6 +27,16 @@ LATENTS_TOLERANCES, FRAMES_TOLERANCE = (4e-3, 1e-2, 3e-2), 3e-4
 PROMPT = "the recorded prompt"
 
 
+class RecordedFirstChunk:
+    makes_a_picture = False
+
+    def __init__(self, frames: Tensor) -> None:
+        self.frames = frames
+
+    def __call__(self, direction: Direction, on_step: OnStep) -> Tensor:
+        return self.frames
+
+
 class Rollout(StreamingT2V):
     """Keeps what each extension saw and gave."""
 
@@ -55,7 +65,7 @@ class Recorded:
         card = ModelCard("recorded", "Recorded", "1", "", size)
         anchor = OpenClipAnchor(encoder, resampler)
         networks = Networks(unet, branch, vae, anchor, self.encode_text, config["scheduler"])
-        self.generator = Rollout(card, networks, lambda direction, on_step: first)
+        self.generator = Rollout(card, networks, RecordedFirstChunk(first))
         direction = Direction(
             ((PROMPT, 1.0),),
             guidance_scale=config["guidance_scale"],

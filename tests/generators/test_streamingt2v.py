@@ -194,7 +194,7 @@ def test_stopping_between_steps_loses_nothing(generator: StreamingT2V) -> None:
         generator.generate(DIRECTION, memory, stop_at_1)
     with pytest.raises(Stopped):
         generator.begin(DIRECTION, None, stop_at_1)
-    assert calls == [(0, 2), (1, 2)] * 2
+    assert calls == [(0, 2), (1, 2), (0, 6), (1, 6)]
     assert np.array_equal(generator.generate(DIRECTION, memory, nothing)[0], whole[1].frames)
 
 
@@ -202,7 +202,8 @@ def test_steps_are_reported(generator: StreamingT2V) -> None:
     calls: list[tuple[int, int]] = []
     _, memory = generator.begin(DIRECTION, None, lambda k, n: calls.append((k, n)))
     generator.generate(DIRECTION, memory, lambda k, n: calls.append((k, n)))
-    assert calls == [(0, 2), (1, 2), (2, 2)] * 2
+    picture_and_two_extensions = [(k, 6) for k in range(7)]
+    assert calls == [*picture_and_two_extensions, (0, 2), (1, 2), (2, 2)]
 
 
 def test_a_clip_is_continued(generator: StreamingT2V) -> None:
@@ -211,10 +212,19 @@ def test_a_clip_is_continued(generator: StreamingT2V) -> None:
     assert np.array_equal(frames, clip[-16:])
     assert np.array_equal(memory.parts["tail"], clip[-8:])
     short, _ = generator.begin(DIRECTION, Reference(clip[:10]), nothing)
-    assert np.array_equal(short[:8], clip[2:10])
+    assert np.array_equal(short[:10], clip[:10])
+    assert len(short) == 16
     image, memory = generator.begin(DIRECTION, Reference(clip[:1]), nothing)
-    assert np.array_equal(image[:8], np.repeat(clip[:1], 8, axis=0))
+    assert np.array_equal(image[0], clip[0])
+    assert not np.array_equal(image[1], clip[0])
     assert np.array_equal(memory.parts["anchor"], clip[0])
+
+
+def test_the_first_picture_given_back_as_a_reference_starts_the_same_film(generator: StreamingT2V) -> None:
+    frames, memory = generator.begin(DIRECTION, None, nothing)
+    again, same_memory = generator.begin(DIRECTION, Reference(frames[:1]), nothing)
+    assert np.array_equal(frames, again)
+    assert memory.digest == same_memory.digest
 
 
 def test_what_does_not_fit_is_refused(generator: StreamingT2V) -> None:

@@ -5,14 +5,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from st2v_stream.training.denoising import DenoisingStage
+from st2v_stream.training.denoising import DenoisingStage, windows_of
 from st2v_stream.training.muon import orthogonalized, parameter_groups
 from st2v_stream.training.noise import noised, shifted, training_times
 from st2v_stream.training.parts import Parts
-from training.tiny_training import base_stage, joint_stage
+from training.tiny_training import base_stage, cam_apm_stage, tiny_pool
 
 
-@pytest.mark.parametrize("make_stage", [base_stage, joint_stage])
+@pytest.mark.parametrize("make_stage", [base_stage, cam_apm_stage])
 def test_twenty_steps_lower_the_loss(make_stage: Callable[[], DenoisingStage]) -> None:
     stage = make_stage()
     before = stage.validate()
@@ -22,7 +22,7 @@ def test_twenty_steps_lower_the_loss(make_stage: Callable[[], DenoisingStage]) -
     assert sum(after.values()) < 0.9 * sum(before.values()), (before, after)
 
 
-@pytest.mark.parametrize("make_stage", [base_stage, joint_stage])
+@pytest.mark.parametrize("make_stage", [base_stage, cam_apm_stage])
 def test_a_resumed_training_continues_bit_for_bit(make_stage: Callable[[], DenoisingStage]) -> None:
     whole = make_stage()
     for step in range(6):
@@ -42,7 +42,7 @@ def test_a_resumed_training_continues_bit_for_bit(make_stage: Callable[[], Denoi
 
 def test_validation_names_every_noise_level() -> None:
     assert set(base_stage().validate()) == {"images_0.4", "images_0.6", "images_0.8", "images_0.95"}
-    assert set(joint_stage().validate()) == {"opening_0.6", "opening_0.95", "continuing_0.6", "continuing_0.95"}
+    assert set(cam_apm_stage().validate()) == {"starting_0.6", "starting_0.95", "continuing_0.6", "continuing_0.95"}
 
 
 def test_images_leave_the_temporal_layers_alone() -> None:
@@ -82,3 +82,14 @@ def test_shift_moves_times_towards_noise() -> None:
     assert times.max() < 1
     assert times.median() > 0.8
     assert shifted(torch.tensor([0.5]), 1.0).item() == pytest.approx(0.5)
+
+
+def test_a_start_continues_a_held_picture() -> None:
+    pool = tiny_pool()
+    pool.opening = torch.arange(16.0).view(1, 16, 1, 1, 1).expand(3, 16, 12, 8, 8).half()
+    pool.anchor[:, 0] = 0.5
+    window, tail = windows_of(pool, torch.tensor([2, 1]), torch.tensor([True, False]))
+    assert window[0, :, 0, 0, 0].tolist() == [0.0] * 8 + [1.0, 2, 3, 4, 5, 6, 7, 8]
+    assert tail[0].eq(0.5).all()
+    assert torch.equal(window[1], pool.later[1])
+    assert torch.equal(tail[1], pool.tail[1])

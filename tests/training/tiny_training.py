@@ -6,10 +6,10 @@ import dataclasses
 
 import torch
 
-from st2v_stream.training.denoising import BaseStage, JointStage
+from st2v_stream.training.denoising import BaseStage, CamApmStage
 from st2v_stream.training.parts import CAM_CONFIG, IMAGE_ENCODER_CONFIG, UNET_CONFIG, Parts
 from st2v_stream.training.pool import LatentPool
-from st2v_stream.training.recipe import BaseRecipe, DiffusionRecipe, JointRecipe
+from st2v_stream.training.recipe import BaseRecipe, CamApmRecipe, DiffusionRecipe
 from st2v_stream.training.text import new_tokenizer, tokenize
 
 SMALL = {"block_out_channels": (16, 16), "attention_head_dim": 8, "norm_num_groups": 8}
@@ -43,8 +43,6 @@ def base_stage() -> BaseStage:
     return BaseStage(tiny_parts(), tiny_pool(), tiny_pool(), DiffusionRecipe(), recipe=BaseRecipe(batch=8), seed=0)
 
 
-def joint_stage() -> JointStage:
-    recipe = JointRecipe(
-        batch=2, spatial_rate=1.0, opening_timestep_shift=1.5, timestep_shift=1.5, image_share=0.2, cam_share=0.5
-    )
-    return JointStage(tiny_parts(), tiny_pool(), tiny_pool(), DiffusionRecipe(), recipe=recipe, seed=0)
+def cam_apm_stage() -> CamApmStage:
+    recipe = CamApmRecipe(batch=2, spatial_rate=1.0, timestep_shift=1.5, image_share=0.2, start_share=0.5)
+    return CamApmStage(tiny_parts(), tiny_pool(), tiny_pool(), DiffusionRecipe(), recipe=recipe, seed=0)
