@@ -2,9 +2,10 @@
 
 Starts the real server on a free port, makes one film with preset live, follows it over the WebSocket and measures: start
 to first answer, start to model ready, click to first segment, delivered frames per second against the film's, and how late
-the server's event loop wakes up, beside a control ticker in a process that does nothing else. No browser.
+the server's event loop wakes up, beside a control ticker in a process that does nothing else. With
+--browser a headless Chromium plays the film meanwhile on the same machine, and its stalls and dropped frames are counted.
 
-    python bench/live.py [--frames 480] [--model storybook] [--preset live]
+    python bench/live.py [--frames 480] [--model storybook] [--preset live] [--browser]
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import statistics
 import struct
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 from websockets.asyncio.client import connect
@@ -77,6 +82,37 @@ async def watch(base: str, token: str, video_id: str, clicked: float) -> list[tu
     raise RuntimeError("the socket closed before the film ended")
 
 
+@asynccontextmanager
+async def one_browser(link: str, video_id: str, *, wanted: bool) -> AsyncIterator[Any]:
+    """A page of headless Chromium that plays the film from its start, or None."""
+    if not wanted:
+        yield None
+        return
+    from playwright.async_api import async_playwright
+
+    program = os.environ.get("ST2V_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
+    async with async_playwright() as playwright:
+        flags = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+        browser = await playwright.chromium.launch(executable_path=program, args=flags)
+        page = await browser.new_page()
+        await page.goto(f"{link}&/video/{video_id}")
+        await page.evaluate(COUNT_WAITS)
+        yield page
+        await browser.close()
+
+
+COUNT_WAITS = """() => {
+  window.waits = 0;
+  const video = document.getElementById("video");
+  video.addEventListener("waiting", () => { if (!video.seeking && video.currentTime > 0.5) window.waits += 1; });
+}"""
+READ_PLAYBACK = """() => {
+  const video = document.getElementById("video"), quality = video.getVideoPlaybackQuality();
+  const { totalVideoFrames: shown, droppedVideoFrames: dropped } = quality;
+  return { played_s: video.currentTime, stalls: window.waits, shown, dropped };
+}"""
+
+
 def lateness_counts(metrics: str) -> dict[float, int]:
     """Upper edge in seconds -> wake-ups at most so late, since the start."""
     found = re.findall(r'event_loop_lateness_seconds_bucket\{le="([^"]+)"\} (\d+)', metrics)
@@ -105,7 +141,9 @@ async def run(args: argparse.Namespace) -> dict[str, float]:
                 before = lateness_counts((await client.get("/metrics")).text)
                 clicked = time.perf_counter()
                 video = (await client.post("/v1/videos", json=prompt)).raise_for_status().json()
-                arrivals = await watch(base, token, video["id"], clicked)
+                async with one_browser(link, video["id"], wanted=args.browser) as page:
+                    arrivals = await watch(base, token, video["id"], clicked)
+                    playback = await page.evaluate(READ_PLAYBACK) if page else {}
                 after = lateness_counts((await client.get("/metrics")).text)
                 stop.set()
                 late = results.get()
@@ -125,6 +163,7 @@ async def run(args: argparse.Namespace) -> dict[str, float]:
         "chunk_gap_max_s": max(gaps),
         "loop_late_p99_at_most_s": p99_between(before, after),
         "control_late_p99_s": statistics.quantiles(late, n=100)[-1],
+        **{f"browser_{name}": float(value) for name, value in playback.items()},
     }
 
 
@@ -132,7 +171,7 @@ TARGETS = {
     "page_s": "at most 2",
     "model_ready_s": "at most 10",
     "first_segment_s": "at most 3 (with the browser)",
-    "real_time_factor": "at least 1.0",
+    "real_time_factor": "at least 1.5, with the browser 1.0",
     "loop_late_p99_at_most_s": "control + 0.010",
 }
 
@@ -142,6 +181,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=480)
     parser.add_argument("--model", default="storybook")
     parser.add_argument("--preset", default="live")
+    parser.add_argument("--browser", action="store_true", help="a headless Chromium plays the film on the same machine")
     parser.add_argument("--prompt", default="a red boat drifts left over the sea")
     result = asyncio.run(run(parser.parse_args()))
     for name, value in result.items():

@@ -7,6 +7,15 @@ names: the branch is `unet.*` in the checkpoint, the mergers are `base_model.cro
 As published the branch gets the first 8 *noisy* latents of the window plus encoded pixels of the 8 frames, anew in
 every step (`cam_features="noisy"`). With `"clean"` it gets the VAE latents of the 8 frames at timestep 0: the features
 then belong to the chunk and are computed once.
+
+The paper's ablation compares CAM with two older ways to condition on the 8 frames; both are here, for `st2v evaluate`
+(`StreamingUNetConfig.conditioning`). They know no attention in time, so each window frame needs its own control frame: the
+8 window frames that repeat the tail's moments get the tail, the 8 new ones get zeros, and a mask channel tells the two
+apart (`padded_with_mask`; the paper pads likewise).
+
+    addition         as ControlNet: the branch runs over the padded window (`pads_to_window`), its features pass
+                     zero-initialised 1x1 convolutions and are added to the skip features of the same frame (`AdditionMerger`)
+    concatenation    no branch: the padded latents are further input channels of the UNet, with zero-initialised weights
 """
 
 from __future__ import annotations
@@ -24,10 +33,14 @@ from st2v_stream.networks.video_blocks import MidBlock, VideoBlocksConfig, Video
 
 
 class CamFeatures(NamedTuple):
-    """What the branch hands to the UNet: one (B*8, C, h, w) per skip feature, and one for the mid block or None."""
+    """What the branch hands to the UNet: one (B*8, C, h, w) per skip feature, and one for the mid block or None.
+
+    latents: the tail itself, (B, C, 8, h, w), for a UNet that is conditioned by concatenation; skips and mid are then empty.
+    """
 
     skips: tuple[Tensor, ...]
     mid: Tensor | None
+    latents: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -38,11 +51,20 @@ class ControlBranchConfig(VideoBlocksConfig):
     cam_features: Literal["noisy", "clean"] = "noisy"
     condition_channels: tuple[int, ...] | None = (32, 96, 256, 512)  # pixel encoder; None: absent
     has_mid_block: bool = True
+    pads_to_window: bool = False  # for addition: features of all num_frames window frames, most of them of empty frames
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.cam_features not in ("noisy", "clean"):
             raise ValueError(f"cam_features: expected 'noisy' or 'clean', received {self.cam_features!r}")
+        if self.pads_to_window and self.cam_features == "noisy":
+            raise ValueError("pads_to_window: expected cam_features 'clean', received 'noisy'")
+
+
+def padded_with_mask(latents: Tensor, num_frames: int) -> Tensor:
+    """Control latents (B, C, 8, h, w) -> (B, C + 1, F, h, w): empty frames follow; the last channel is 1 on control frames."""
+    marked = torch.cat([latents, torch.ones_like(latents[:, :1])], dim=1)
+    return F.pad(marked, (0, 0, 0, 0, 0, num_frames - latents.shape[2]))
 
 
 class ConditionEncoder(nn.Module):
@@ -71,6 +93,8 @@ class ControlBranch(VideoEncoder[ControlBranchConfig]):
 
     def __init__(self, config: ControlBranchConfig) -> None:
         super().__init__(config)
+        if config.pads_to_window:
+            self.conv_in = nn.Conv2d(config.in_channels + 1, config.block_out_channels[0], kernel_size=3, padding=1)
         if config.condition_channels is not None:
             self.controlnet_cond_embedding = ConditionEncoder(config.condition_channels, config.block_out_channels[0])
         if config.has_mid_block:
@@ -87,7 +111,8 @@ class ControlBranch(VideoEncoder[ControlBranchConfig]):
         """Take over the UNet's encoder, as training starts (paper sec. 4.1: the branch is a copy of it)."""
         theirs = unet.state_dict()
         own = {name: value for name, value in self.state_dict().items() if name in theirs}
-        # the branch sees fewer frames: of frame positions it takes the first
+        # the branch sees fewer frames: of frame positions it takes the first; a mask channel starts without weight
+        theirs["conv_in.weight"] = with_further_inputs(theirs["conv_in.weight"], self.conv_in.in_channels)
         self.load_state_dict({name: theirs[name][: len(value)] for name, value in own.items()}, strict=False)
 
     def embed_condition(self, control_frames: Tensor) -> Tensor:
@@ -114,7 +139,14 @@ class ControlBranch(VideoEncoder[ControlBranchConfig]):
     def clean_features(self, control_latents: Tensor, text: Tensor) -> CamFeatures:
         """Features of clean latents (B, C, 8, h, w) at timestep 0; constant over the steps of a chunk."""
         timesteps = torch.zeros(control_latents.shape[0], device=control_latents.device)
+        if self.config.pads_to_window:
+            control_latents = padded_with_mask(control_latents, self.config.num_frames)
         return self(control_latents, timesteps, text)
+
+
+def with_further_inputs(weight: Tensor, in_channels: int) -> Tensor:
+    """Weights (out, in, k, k) of a convolution that takes more channels; the further ones count nothing yet."""
+    return F.pad(weight, (0, 0, 0, 0, 0, in_channels - weight.shape[1]))
 
 
 class CamAttention(nn.Module):
@@ -184,3 +216,20 @@ class CamMerger(nn.Module):
         """Training starts with CAM adding nothing (paper sec. 4.1)."""
         nn.init.zeros_(self.temporal_transformer.proj_out.weight)
         nn.init.zeros_(self.temporal_transformer.proj_out.bias)
+
+
+class AdditionMerger(nn.Module):
+    """x + conv(control), frame by frame, as ControlNet does (arXiv 2302.05543 sec. 3.1): the ablation's alternative to CAM."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel_size=1)
+
+    def forward(self, hidden: Tensor, control: Tensor, num_frames: int) -> Tensor:
+        """Both (B*F, C, h, w): the branch has padded the control frames to the window."""
+        return hidden + self.conv(control)
+
+    def init_weights(self) -> None:
+        """ControlNet's "zero convolution"."""
+        nn.init.zeros_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)

@@ -42,6 +42,15 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> torch.Tens
     return tokenizer(texts, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt").input_ids
 
 
+def without_colours(token_ids: torch.Tensor) -> torch.Tensor:
+    """The same captions `(N, 12)` with the colour left out, as a person would write them: "an orange cat" -> "a cat"."""
+    words = [*SPECIAL_TOKENS, *captions.vocabulary()]
+    colours, pad = {words.index(colour) for colour in captions.COLOURS}, SPECIAL_TOKENS.index(PAD)
+    rows = [[number for number in row if number not in colours] for row in token_ids.tolist()]
+    plain = torch.tensor([row + [pad] * (token_ids.shape[1] - len(row)) for row in rows])
+    return torch.where(plain == words.index("an"), words.index("a"), plain)
+
+
 def new_text_encoder(seed: int) -> CLIPTextModel:
     """The untrained encoder: 2 layers of width 64; its last hidden state is the UNet's text."""
     torch.manual_seed(randomness.address(seed, "text encoder weights"))

@@ -1,5 +1,7 @@
+import torch
+
 from st2v_stream.training.export import EXAMPLE_PROMPTS
-from st2v_stream.training.text import MAX_TOKENS, UNKNOWN_ID, new_tokenizer, tokenize
+from st2v_stream.training.text import MAX_TOKENS, UNKNOWN_ID, new_tokenizer, tokenize, without_colours
 from st2v_stream.worlds import captions
 
 
@@ -42,3 +44,10 @@ def test_the_examples_use_known_words_and_no_held_out_pair() -> None:
         for scene in captions.SCENES
     }
     assert not any(captions.is_held_out(*by_caption[prompt]) for prompt in EXAMPLE_PROMPTS)
+
+
+def test_a_caption_can_do_without_its_colour() -> None:
+    tokenizer = new_tokenizer()
+    ids = tokenize(tokenizer, ["an orange cat bounces above the meadow", "a red boat drifts left over the sea"])
+    expected = tokenize(tokenizer, ["a cat bounces above the meadow", "a boat drifts left over the sea"])
+    assert torch.equal(without_colours(ids), expected)
