@@ -21,7 +21,7 @@ from st2v_stream.media.segment import EncodeSpec, Segment
 from st2v_stream.streaming.autoregressive import StopSignal, stream_chunks
 from st2v_stream.streaming.prefetch import prefetch
 from st2v_stream.streaming.worker import ThreadWorker
-from st2v_stream.types import Generator
+from st2v_stream.types import Generator, Reference
 
 _RECENT_CHUNKS = 8
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -102,9 +102,11 @@ async def save_film(
     stop: StopSignal,
     report: Callable[[str], None],
     every_step: bool = True,
+    reference: Reference | None = None,
 ) -> int:
     """Load the generator, make the film into `film`; returns the number of frames made.
 
+    reference: the image or clip it starts from (`media.reference.read_reference_file`).
     `report` gets one line per denoising step, or one per chunk. The next chunk is made while the last one is encoded.
     """
     worker = ThreadWorker("generate")
@@ -113,7 +115,15 @@ async def save_film(
         report("loading the model")
         generator = await worker.run(load)
         meter = _Meter(generator.spec, num_frames, report, every_step=every_step)
-        made = stream_chunks(generator, timeline, num_frames=num_frames, worker=worker, on_step=meter.step, stop=stop)
+        made = stream_chunks(
+            generator,
+            timeline,
+            num_frames=num_frames,
+            worker=worker,
+            reference=reference,
+            on_step=meter.step,
+            stop=stop,
+        )
         async with aclosing(prefetch(made, depth=1)) as chunks:
             async for chunk in chunks:
                 await asyncio.to_thread(film.append, chunk)

@@ -91,7 +91,10 @@ class ModelCard:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """An image or a clip a film starts from: (T, H, W, 3) uint8; T = 1 is an image, more is a clip to continue."""
+    """An image or a clip a film starts from: (T, H, W, 3) uint8 of any size; T = 1 is an image, more is a clip to continue.
+
+    Of a clip longer than a first chunk only its first frame and its last ones count: what lies between may be left out.
+    """
 
     frames: Frames
 
@@ -246,6 +249,8 @@ class CreateVideo:
     guidance_scale: float | None = None
     num_inference_steps: int | None = None
     title: str | None = None
+    reference: Reference | None = field(default=None, repr=False, compare=False)
+    """What the film starts from besides the prompt."""
 
 
 class Director(Protocol):

@@ -7,41 +7,86 @@ text_encoder/  tokenizer/                                                 as tra
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
+from st2v_stream.checkpoints.bases import MODELSCOPE_T2V, PIPELINE, base_named, find_base, with_base
 from st2v_stream.checkpoints.models import find_folder, read_card
+from st2v_stream.checkpoints.parts import checkpoint_errors, existing, read, read_json
 from st2v_stream.errors import CheckpointError, InvalidRequest
 from st2v_stream.generators.conditioning import AnchorEncoder, ClipText, LatentAnchor, OpenClipAnchor
 from st2v_stream.generators.firstchunk.storybook import StorybookFirstChunk
-from st2v_stream.generators.streamingt2v import Networks, StreamingT2V
+from st2v_stream.generators.streamingt2v import FirstChunkMaker, Networks, StreamingT2V
 from st2v_stream.networks.cam import ControlBranch
 from st2v_stream.networks.folder import FolderModule, load_weights
 from st2v_stream.networks.resampler import ImageResampler, LatentImageEncoder, OpenClipImageEncoder
 from st2v_stream.networks.sampling import make_sampler
 from st2v_stream.networks.unet import StreamingUNet
 from st2v_stream.networks.vae import FrameAutoencoder
+from st2v_stream.types import ModelCard
 
-T = TypeVar("T")
+__all__ = ["checkpoint_errors", "choose_device", "load_generator", "load_networks"]
+
 NetworkT = TypeVar("NetworkT", bound=FolderModule[Any])
 
 
-def load_generator(name_or_folder: str | Path, device: str = "auto") -> StreamingT2V:
-    """Load a model by name or from a folder. Raises `UnknownModel`, or `CheckpointError` naming file and fault."""
+def load_generator(
+    name_or_folder: str | Path,
+    device: str = "auto",
+    *,
+    base_model: str | None = None,
+    base_folders: Mapping[str, str | Path] | None = None,
+) -> StreamingT2V:
+    """Load a model by name or from a folder.
+
+    base_model: ModelscopeT2V, AnimateDiff or SVD, for a model that needs one (None: ModelscopeT2V if it is here; if it is not,
+    films can only continue clips). base_folders: where the base's folders are (see `BASES`), if not beside the model's
+    or under checkpoints/.
+
+    Raises `UnknownModel`, `InvalidRequest` (a base for a model that has none), or `CheckpointError` naming file and fault.
+    """
     folder = Path(name_or_folder)
     if not folder.is_dir():
         folder = find_folder(str(name_or_folder))
-    card = read_card(folder)
-    networks = load_networks(folder, choose_device(device))
+    card, place = read_card(folder), choose_device(device)
+    if _pipeline(folder) == PIPELINE:
+        card, first_chunk = _with_base(card, folder, place, base_model, base_folders)
+        return StreamingT2V(card, load_networks(folder, place), first_chunk)
+    if base_model is not None:
+        raise InvalidRequest(
+            f"{card.name} begins its films by itself", expected="no base model", received=base_model, param="base_model"
+        )
+    networks = load_networks(folder, place)
     return StreamingT2V(card, networks, StorybookFirstChunk(card, networks))
+
+
+def _pipeline(folder: Path) -> Any:
+    return read(folder / "model_index.json", read_json).get("_class_name")
+
+
+def _with_base(
+    card: ModelCard,
+    folder: Path,
+    device: torch.device,
+    base_model: str | None,
+    base_folders: Mapping[str, str | Path] | None,
+) -> tuple[ModelCard, FirstChunkMaker]:
+    from st2v_stream.checkpoints.first_chunk import MissingBase, load_first_chunk
+
+    base = MODELSCOPE_T2V if base_model is None else base_named(base_model)
+    try:
+        folders = find_base(base, folder, {role: Path(path) for role, path in (base_folders or {}).items()})
+    except CheckpointError as error:
+        if base_model is not None or base_folders:
+            raise
+        return card, MissingBase(error)
+    card = with_base(card, base)
+    return card, load_first_chunk(base, folders, card, device)
 
 
 def choose_device(device: str) -> torch.device:
@@ -61,7 +106,7 @@ def choose_device(device: str) -> torch.device:
 
 def load_networks(folder: Path, device: torch.device) -> Networks:
     """Everything in the folder that has weights. Raises `CheckpointError`."""
-    _read(folder / "model_index.json", _json)
+    read(folder / "model_index.json", read_json)
     unet = _network(StreamingUNet, folder / "unet", device)
     vae = _network(FrameAutoencoder, folder / "vae", device)
     return Networks(
@@ -70,16 +115,16 @@ def load_networks(folder: Path, device: torch.device) -> Networks:
         vae=vae,
         anchor=_anchor(folder, vae, device),
         text=_text(folder, unet.config.text_tokens, device),
-        scheduler=_read(folder / "scheduler" / "scheduler_config.json", _scheduler),
+        scheduler=read(folder / "scheduler" / "scheduler_config.json", _scheduler),
     )
 
 
 def _network(network_class: type[NetworkT], folder: Path, device: torch.device) -> NetworkT:
-    return _read(folder, network_class.from_pretrained).to(device)
+    return read(folder, network_class.from_pretrained).to(device)
 
 
 def _anchor(folder: Path, vae: FrameAutoencoder, device: torch.device) -> AnchorEncoder:
-    kind = _read(folder / "image_encoder" / "config.json", _json).get("_class_name")
+    kind = read(folder / "image_encoder" / "config.json", read_json).get("_class_name")
     if kind == "LatentImageEncoder":
         return LatentAnchor(_network(LatentImageEncoder, folder / "image_encoder", device), vae)
     encoder = _network(OpenClipImageEncoder, folder / "image_encoder", device)
@@ -87,15 +132,15 @@ def _anchor(folder: Path, vae: FrameAutoencoder, device: torch.device) -> Anchor
 
 
 def _text(folder: Path, max_tokens: int, device: torch.device) -> ClipText:
-    model = _read(folder / "text_encoder", _text_model).to(device)
-    return ClipText(_read(folder / "tokenizer", _tokenizer), model, max_tokens)
+    model = read(folder / "text_encoder", _text_model).to(device)
+    return ClipText(read(folder / "tokenizer", _tokenizer), model, max_tokens)
 
 
 def _text_model(folder: Path) -> Any:
     """Filled strictly by us: transformers would replace missing tensors by random numbers and only warn."""
-    model = CLIPTextModel(CLIPTextConfig.from_pretrained(_existing(folder, "config.json")))
+    model = CLIPTextModel(CLIPTextConfig.from_pretrained(existing(folder, "config.json")))
     prefix = "text_model." if any(name.startswith("text_model.") for name in model.state_dict()) else ""
-    tensors = load_file(_existing(folder, "model.safetensors") / "model.safetensors")
+    tensors = load_file(existing(folder, "model.safetensors") / "model.safetensors")
     # the prefix comes and goes with the version of transformers; position_ids was a stored buffer once
     named = {prefix + name.removeprefix("text_model."): value for name, value in tensors.items()}
     load_weights(model, {name: value for name, value in named.items() if not name.endswith("position_ids")})
@@ -103,40 +148,10 @@ def _text_model(folder: Path) -> Any:
 
 
 def _tokenizer(folder: Path) -> Any:
-    return AutoTokenizer.from_pretrained(_existing(folder, "tokenizer_config.json"), local_files_only=True)
-
-
-def _existing(folder: Path, *names: str) -> Path:
-    for name in names:
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"expected {folder / name}, received no such file")
-    return folder
+    return AutoTokenizer.from_pretrained(existing(folder, "tokenizer_config.json"), local_files_only=True)
 
 
 def _scheduler(path: Path) -> dict[str, Any]:
-    settings = _json(path)
+    settings = read_json(path)
     make_sampler(settings, 1)  # says at once what it does not know
     return settings
-
-
-def _json(path: Path) -> dict[str, Any]:
-    settings = json.loads(path.read_text())
-    if not isinstance(settings, dict):
-        raise ValueError(f"expected a JSON object, received {type(settings).__name__}")
-    return settings
-
-
-def _read(path: Path, reader: Callable[[Path], T]) -> T:
-    with checkpoint_errors(path):
-        return reader(path)
-
-
-@contextmanager
-def checkpoint_errors(path: Path) -> Iterator[None]:
-    """Every way in which reading `path` can fail becomes a `CheckpointError` that names it."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise CheckpointError(f"the checkpoint lacks {path}: {error}") from error
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from error

@@ -44,6 +44,11 @@ def to_network(frames: NDArray[np.generic]) -> Tensor:
     return pixels.float() / 127.5 - 1 if pixels.dtype == torch.uint8 else 2 * pixels - 1
 
 
+def to_unit(frames: Frames) -> Tensor:
+    """(T, H, W, 3) uint8 -> (T, 3, H, W) float32 in [0, 1]; 255 times that is the integer again, rounded or truncated."""
+    return rearrange(torch.from_numpy(np.array(frames)), "t h w c -> t c h w").float() / 255
+
+
 def to_frames(frames: Tensor, *, truncate: bool = False) -> Frames:
     """(T, 3, H, W) in [0, 1] -> (T, H, W, 3) uint8; the published code truncates where others round."""
     pixels = frames * 255 if truncate else (frames * 255).round()
@@ -62,16 +67,22 @@ def write_memory(
     *,
     tail_frames: int,
     past: Past | None = None,
+    anchor: Tensor | None = None,
     rng_state: Tensor | None = None,
 ) -> tuple[Frames, Memory]:
     """Frames of chunk `index`, (T, 3, H, W) in [0, 1] -> as they leave the generator, and the memory after it.
 
-    past: what this chunk was made from, None for chunk 0. rng_state: given in preset `published`, and only there.
+    past: what this chunk was made from, None for chunk 0. anchor: chunk 0's, (1, 3, H, W) in [0, 1], where it is not its first
+    frame (the film continues a clip that began earlier). rng_state: given in preset `published`, and only there.
     """
     published = rng_state is not None
     shown = to_frames(frames, truncate=published)
-    kept: NDArray[np.generic] = to_floats(frames) if published else shown
-    parts = {"tail": kept[-tail_frames:], "anchor": kept[0] if past is None else _kept_anchor(past, published)}
+    kept = _kept(frames, published) if published else shown
+    parts = {"tail": kept[-tail_frames:], "anchor": kept[0]}
+    if past is not None:
+        parts["anchor"] = _kept_anchor(past, published)
+    elif anchor is not None:
+        parts["anchor"] = _kept(anchor, published)[0]
     if past is None and not published:
         parts["head"] = kept[:-tail_frames]
     if rng_state is not None:
@@ -83,8 +94,13 @@ def _kept_anchor(past: Past, published: bool) -> NDArray[np.generic]:
     wanted = np.float32 if published else np.uint8
     if past.anchor_part is not None and past.anchor_part.dtype == wanted:
         return past.anchor_part
-    frames = past.anchor / 2 + 0.5  # the film changed its preset
-    return (to_floats(frames) if published else to_frames(frames))[0]
+    return _kept(past.anchor / 2 + 0.5, published)[0]  # the film changed its preset
+
+
+def _kept(frames: Tensor, published: bool) -> NDArray[np.generic]:
+    """(T, 3, H, W) in [0, 1] -> (T, H, W, 3) as a memory keeps them."""
+    kept: NDArray[np.generic] = to_floats(frames) if published else to_frames(frames)
+    return kept
 
 
 def read_memory(memory: Memory, spec: StreamSpec, tail_frames: int) -> Past:

@@ -1,6 +1,7 @@
 """StreamingT2V: text to a film of any length, eight frames at a time (arXiv 2403.14773).
 
-    begin      a first-chunk maker gives 16 frames, or one picture, which two extensions set in motion
+    begin      a first-chunk maker gives 16 frames, or one picture, which two extensions set in motion; so does a given
+               picture; a given clip is continued: its last frames are the tail, its first one is the anchor
     generate   the tail (last 8 frames, CAM) and the anchor (frame 0 of the film, APM) condition a window of 16 frames;
                its first 8 are the tail's moments again and are dropped, its last 8 are the chunk
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 from einops import rearrange
@@ -22,7 +23,8 @@ from st2v_stream.chunk import Frames, Memory, StreamSpec
 from st2v_stream.direction import Direction
 from st2v_stream.errors import InvalidRequest
 from st2v_stream.generators.conditioning import AnchorEncoder, TextEncoder, blend_prompts
-from st2v_stream.generators.memory import Past, read_memory, to_frames, to_network, write_memory
+from st2v_stream.generators.memory import Past, read_memory, to_frames, to_network, to_unit, write_memory
+from st2v_stream.media.image import fit_image
 from st2v_stream.networks.ar_step import ChunkConditions, chunk_conditions, extend
 from st2v_stream.networks.cam import ControlBranch
 from st2v_stream.networks.guidance import Guidance, pair
@@ -34,14 +36,27 @@ from st2v_stream.types import ModelCard, OnStep, Reference
 _FRAMES_DECODED_AT_ONCE = 8
 
 
-class FirstChunkMaker(Protocol):
-    """Makes what a film starts from: its first window, or its first picture."""
+class PictureMaker(Protocol):
+    """Draws what a film starts from; the extender sets it in motion, and a given picture too."""
 
-    makes_a_picture: bool
+    makes_a_picture: Literal[True]
 
     def __call__(self, direction: Direction, on_step: OnStep) -> Tensor:
-        """-> (16, 3, H, W) float32 in [0, 1], or (1, 3, H, W): a picture that the extender continues. Raises `Stopped`."""
+        """-> (1, 3, H, W) float32 in [0, 1]. Raises `Stopped`."""
         ...
+
+
+class WindowMaker(Protocol):
+    """Makes the first window whole, from the prompt or from a picture."""
+
+    makes_a_picture: Literal[False]
+
+    def __call__(self, direction: Direction, on_step: OnStep, picture: Frames | None = None) -> Tensor:
+        """-> (16, 3, H, W) float32 in [0, 1]. picture: (H', W', 3) uint8 of any size, what it starts from. Raises `Stopped`."""
+        ...
+
+
+FirstChunkMaker: TypeAlias = PictureMaker | WindowMaker
 
 
 @dataclass(frozen=True)
@@ -84,14 +99,14 @@ class StreamingT2V:
 
     @torch.inference_mode()
     def begin(self, direction: Direction, reference: Reference | None, on_step: OnStep) -> tuple[Frames, Memory]:
-        """The first chunk, from the prompt or from a given image or clip. Raises `Stopped`, `InvalidRequest`."""
+        """The first chunk, from the prompt or from a given image or clip of any size. Raises `Stopped`, `InvalidRequest`."""
         if reference is None:
-            frames = self._start(direction, on_step)
+            frames, anchor = self._start(direction, on_step), None
         else:
-            frames = self._continue_reference(direction, reference, on_step)
+            frames, anchor = self._start_from(direction, _checked(reference), on_step)
         published = direction.preset == "published"
         rng_state = torch.Generator().manual_seed(direction.seed).get_state() if published else None
-        return write_memory(self.spec, 0, frames, tail_frames=self._tail_frames, rng_state=rng_state)
+        return write_memory(self.spec, 0, frames, tail_frames=self._tail_frames, anchor=anchor, rng_state=rng_state)
 
     @torch.inference_mode()
     def generate(self, direction: Direction, memory: Memory, on_step: OnStep) -> tuple[Frames, Memory]:
@@ -146,22 +161,34 @@ class StreamingT2V:
 
     def _start(self, direction: Direction, on_step: OnStep) -> Tensor:
         """(16, 3, H, W) in [0, 1] from the prompt alone."""
-        first = direction.of_first_chunk
-        if not self._first_chunk.makes_a_picture:
-            return self._first_chunk(first, on_step)
+        first, maker = direction.of_first_chunk, self._first_chunk
+        if not maker.makes_a_picture:
+            return maker(first, on_step)
         missing = self.spec.first_chunk_frames - 1
-        report = _OneReport(on_step, first.num_inference_steps + self._steps_for(missing, direction))
-        picture = _as_remembered(self._first_chunk(first, report), direction)
+        report = OneReport(on_step, first.num_inference_steps + self._steps_for(missing, direction))
+        picture = _as_remembered(maker(first, report), direction)
         return self._fill_up(direction, picture, report)
 
-    def _continue_reference(self, direction: Direction, reference: Reference, on_step: OnStep) -> Tensor:
-        """A clip of 16 frames or more: its last 16. A shorter one, or an image: all of it, and as many new ones as 16 take."""
-        given, size = reference.frames, (self.spec.height, self.spec.width, 3)
-        if given.ndim != 4 or len(given) == 0 or given.shape[1:] != size:
-            raise InvalidRequest("reference of another size", expected=("T", *size), received=given.shape, param="reference")
-        clip = to_network(given)[-self.spec.first_chunk_frames :]
-        report = _OneReport(on_step, self._steps_for(self.spec.first_chunk_frames - len(clip), direction))
-        return self._fill_up(direction, clip, report)
+    def _start_from(self, direction: Direction, given: Frames, on_step: OnStep) -> tuple[Tensor, Tensor | None]:
+        """(16, 3, H, W) in [0, 1], and the anchor (1, 3, H, W) where it is not the first of them.
+
+        An image is set in motion. A clip of 16 frames or more: its last 16, and its own first frame as the anchor. A
+        shorter one: all of it, and as many new ones as 16 take.
+        """
+        maker, window = self._first_chunk, self.spec.first_chunk_frames
+        if len(given) == 1 and not maker.makes_a_picture:
+            return maker(direction.of_first_chunk, on_step, given[0]), None
+        kept = self._at_film_size(given if len(given) <= window else given[[0, *range(-window, 0)]])
+        clip = to_unit(kept)
+        if len(clip) > window:
+            return clip[1:], clip[:1]
+        report = OneReport(on_step, self._steps_for(window - len(clip), direction))
+        whole = self._fill_up(direction, to_network(kept), report)
+        return torch.cat([clip.to(whole.device), whole[len(clip) :]]), None
+
+    def _at_film_size(self, frames: Frames) -> Frames:
+        height, width = self.spec.height, self.spec.width
+        return frames if frames.shape[1:3] == (height, width) else fit_image(frames, width, height)
 
     def _steps_for(self, missing_frames: int, direction: Direction) -> int:
         return math.ceil(missing_frames / self.spec.chunk_frames) * direction.num_inference_steps
@@ -189,8 +216,8 @@ class StreamingT2V:
         return _Draws(noise_at(direction.seed, 0, f"init:{number}", shape), noise)
 
 
-class _OneReport:
-    """Several denoising runs reported as one of `total` steps."""
+class OneReport:
+    """Several denoising runs reported as one of `total` steps; itself an `OnStep`."""
 
     def __init__(self, on_step: OnStep, total: int) -> None:
         self._on_step, self._total, self._before = on_step, total, 0
@@ -202,6 +229,19 @@ class _OneReport:
         self._before += n
         if self._before == self._total:
             self._on_step(self._total, self._total)
+
+
+def _checked(reference: Reference) -> Frames:
+    """Its frames. Raises `InvalidRequest` if they are none."""
+    given = reference.frames
+    if given.dtype != "uint8" or given.ndim != 4 or given.shape[3] != 3 or 0 in given.shape:
+        raise InvalidRequest(
+            "the reference holds no pictures",
+            expected="(T, H, W, 3) uint8",
+            received=f"{given.shape} {given.dtype}",
+            param="input_reference",
+        )
+    return given
 
 
 def _as_remembered(frames: Tensor, direction: Direction) -> Tensor:

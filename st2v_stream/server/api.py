@@ -10,7 +10,7 @@ import re
 import sys
 import time
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NoReturn, TypedDict
 
 from starlette.requests import Request
@@ -28,10 +28,12 @@ from st2v_stream.delivery.protocol import CloseCode
 from st2v_stream.delivery.resource import ChunkJson, VideoJson, chunk_json, encoded_size, video_json
 from st2v_stream.delivery.websocket import WatchLimits, refuse, watch
 from st2v_stream.errors import InvalidRequest, NotFound, St2vError
+from st2v_stream.media.reference import read_reference
 from st2v_stream.server.auth import Access
 from st2v_stream.server.metrics import Metrics
 from st2v_stream.server.openapi import Operation, openapi_document
 from st2v_stream.server.requests import (
+    MAX_CREATE_BYTES,
     ContentQuery,
     ContinueBody,
     CreateBody,
@@ -43,10 +45,14 @@ from st2v_stream.server.requests import (
     find_model,
     read_body,
     read_query,
+    reference_content,
 )
 from st2v_stream.types import Director, ModelCard
 
 _VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+MAX_DECODERS = 2
+"""Inputs decoded at the same time, each in a process of up to 2 GiB."""
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -141,6 +147,7 @@ class Api:
     hashes: SegmentHashes
     draining: asyncio.Event
     limits: WatchLimits
+    decoders: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_DECODERS))
 
     def operations(self) -> list[Operation]:
         """Everything the API can do."""
@@ -184,8 +191,14 @@ class Api:
 
     async def create_video(self, request: Request) -> Response:
         """POST /v1/videos."""
-        body = await read_body(request, CreateBody)
+        body = await read_body(request, CreateBody, MAX_CREATE_BYTES)
         wanted, warnings = create_request(body, self.config, self.director.models())
+        content = reference_content(body.input_reference)
+        if content is not None:
+            card = find_model(wanted.model or self.config.model, self.director.models())
+            async with self.decoders:
+                reference = await asyncio.to_thread(read_reference, content, card.spec)
+            wanted = replace(wanted, reference=reference)
         video = video_json(await self.director.create(wanted))
         video["warnings"] += warnings
         return JSONResponse(video)

@@ -1,11 +1,16 @@
 """What may come in: the bodies and queries of the REST API as dataclasses, and how a body is read.
 
-Unknown fields, wrong types, broken JSON and bodies over 1 MiB are refused with the expected, the received and the parameter.
+Unknown fields, wrong types, broken JSON and bodies over 1 MiB (68 MiB where an image or a clip may be in it) are refused with
+the expected, the received and the parameter.
 """
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import binascii
 import json
+import re
 import unicodedata
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,12 +26,17 @@ from st2v_stream.delivery.protocol import MAX_CURSOR
 from st2v_stream.delivery.resource import encoded_size
 from st2v_stream.direction import MAX_GUIDANCE_SCALE, MAX_SEED, MAX_STEPS, Preset
 from st2v_stream.errors import InvalidRequest, UnknownModel
-from st2v_stream.server.schema import UNSET, Limits, Unset, parse_object
+from st2v_stream.media.reference import EXPECTED as A_REFERENCE
+from st2v_stream.media.reference import MAX_REFERENCE_BYTES
+from st2v_stream.server.schema import UNSET, Limits, Unset, Upload, parse_object
 from st2v_stream.types import CreateVideo, ModelCard
 
 T = TypeVar("T")
 
 MAX_BODY_BYTES = 2**20
+MAX_CREATE_BYTES = MAX_BODY_BYTES + MAX_REFERENCE_BYTES * 4 // 3
+"""With an image or a clip in base64."""
+
 MAX_TITLE_CHARS = 200
 MAX_LINK_S = 30 * 86_400
 
@@ -37,11 +47,23 @@ WhenUnwatched = Literal["run"] | Annotated[int, Limits(minimum=1, description="s
 
 
 @dataclass(frozen=True, slots=True)
+class ImageReference:
+    """OpenAI's way to say which image: here `image_url` is a data: URL, and nothing is fetched from elsewhere."""
+
+    image_url: str | None = None
+    file_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CreateBody:
-    """POST /v1/videos, as JSON or multipart. Only the prompt is needed; `num_frames: null` is a film without end."""
+    """POST /v1/videos, as JSON or multipart. Only the prompt is needed; `num_frames: null` is a film without end.
+
+    input_reference: an image or a clip the film starts from, as a file or as a data: URL.
+    """
 
     prompt: Annotated[str, Limits(min_length=1)]
     model: str | None = None
+    input_reference: Upload | ImageReference | str | None = None
     seconds: Seconds | None = None
     num_frames: NumFrames | Unset | None = UNSET
     size: Size | None = None
@@ -102,9 +124,9 @@ class EventsQuery:
 # ---------------------------------------------------------------- reading
 
 
-async def read_body(request: Request, cls: type[T]) -> T:
+async def read_body(request: Request, cls: type[T], max_bytes: int = MAX_BODY_BYTES) -> T:
     """The body as an instance of a request dataclass. Raises `InvalidRequest`."""
-    raw = await _read_bytes(request)
+    raw = await _read_bytes(request, max_bytes)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == "multipart/form-data":
         return parse_object(cls, _require_present(await _form(request, raw)), from_text=True)
@@ -112,7 +134,8 @@ async def read_body(request: Request, cls: type[T]) -> T:
         raise InvalidRequest(
             "this body cannot be read", expected="application/json or multipart/form-data", received=content_type
         )
-    return parse_object(cls, _require_present(_json_object(raw)))
+    small = len(raw) <= MAX_BODY_BYTES
+    return parse_object(cls, _require_present(_json_object(raw) if small else await asyncio.to_thread(_json_object, raw)))
 
 
 def read_query(request: Request, cls: type[T]) -> T:
@@ -120,13 +143,13 @@ def read_query(request: Request, cls: type[T]) -> T:
     return parse_object(cls, dict(request.query_params), from_text=True)
 
 
-async def _read_bytes(request: Request) -> bytes:
+async def _read_bytes(request: Request, max_bytes: int) -> bytes:
     body = bytearray()
     async for piece in request.stream():
         body += piece
-        if len(body) > MAX_BODY_BYTES:
+        if len(body) > max_bytes:
             raise InvalidRequest(
-                "the body is too large", expected=f"at most {MAX_BODY_BYTES} bytes", received=f"more than {MAX_BODY_BYTES}"
+                "the body is too large", expected=f"at most {max_bytes} bytes", received=f"more than {max_bytes}"
             )
     return bytes(body)
 
@@ -152,17 +175,30 @@ async def _form(request: Request, raw: bytes) -> dict[str, Any]:
         yield raw
 
     try:
-        form = await MultiPartParser(request.headers, pieces(), max_files=1, max_fields=64).parse()
+        parser = MultiPartParser(request.headers, pieces(), max_files=1, max_fields=64, max_part_size=len(raw))
+        form = await parser.parse()
     except MultiPartException as error:
         raise InvalidRequest("the form cannot be read", expected="multipart/form-data", received=error.message) from None
     try:
-        return {name: value.filename if isinstance(value, UploadFile) else value for name, value in form.multi_items()}
+        fields: dict[str, Any] = {}
+        for name, value in form.multi_items():
+            _put(fields, name, Upload(await value.read(), value.filename or "") if isinstance(value, UploadFile) else value)
+        return fields
     finally:
         await form.close()
 
 
+def _put(fields: dict[str, Any], name: str, value: str | Upload) -> None:
+    """A form's `object[field]` is a field of an object, as OpenAI's clients write it."""
+    nested = re.fullmatch(r"(\w+)\[(\w+)\]", name)
+    inside = None if nested is None else fields.setdefault(nested[1], {})
+    if nested is not None and isinstance(inside, dict):
+        inside[nested[2]] = value
+    else:
+        fields[name] = value
+
+
 _LATER = {
-    "input_reference": "starting from an image or a clip comes later: leave the field out",
     "cues": "cues at creation come later: leave the field out or empty",
 }
 
@@ -183,6 +219,7 @@ def create_request(body: CreateBody, config: Config, models: Sequence[ModelCard]
     card = find_model(body.model or config.model, models)
     _require_size(body.size, card)
     num_frames = _num_frames(body, card)
+    length: dict[str, Any] = {} if num_frames is UNSET else {"num_frames": num_frames}
     request = CreateVideo(
         prompt=clean_text(body.prompt, "prompt", config.max_prompt_chars),
         model=card.name,
@@ -192,9 +229,35 @@ def create_request(body: CreateBody, config: Config, models: Sequence[ModelCard]
         guidance_scale=body.guidance_scale,
         num_inference_steps=body.num_inference_steps,
         title=None if body.title is None else clean_text(body.title, "title", MAX_TITLE_CHARS, may_be_empty=True) or None,
-        **({} if num_frames is UNSET else {"num_frames": num_frames}),
+        **length,
     )
     return request, list(_warnings(body))
+
+
+def reference_content(given: Upload | ImageReference | str | None) -> bytes | None:
+    """The bytes of the image or clip a film starts from; None for none. Raises `InvalidRequest`."""
+    if isinstance(given, Upload):
+        return given.content or None  # a form with an empty file field
+    if isinstance(given, ImageReference):
+        if given.file_id is not None:
+            raise _no_reference("files are not kept here under ids", given.file_id)
+        given = given.image_url
+    if not given:
+        return None
+    head, _, payload = given.partition(",")
+    if not head.startswith("data:"):
+        raise _no_reference("nothing is fetched from elsewhere", given)
+    if not head.endswith(";base64"):
+        raise _no_reference("a data: URL of text is no picture", head)
+    try:
+        return base64.b64decode(payload, validate=True) or None
+    except (binascii.Error, ValueError) as error:
+        raise _no_reference(f"the data: URL is not base64 ({error})", head) from error
+
+
+def _no_reference(message: str, received: str) -> InvalidRequest:
+    expected = f"{A_REFERENCE}, as a file or as a data: URL in base64"
+    return InvalidRequest(message, expected=expected, received=received, param="input_reference")
 
 
 def find_model(name: str, models: Sequence[ModelCard]) -> ModelCard:

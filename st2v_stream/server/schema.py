@@ -1,7 +1,8 @@
 """One description of a type, used twice: to check what comes in, and to write `/openapi.json`.
 
-Understood: str, int, float, bool, None, Literal, unions, list[...], Mapping[str, ...], TypedDicts and dataclasses, with
-limits by `Annotated[int, Limits(minimum=1)]`. Checking gives messages with the expected, the received and the parameter.
+Understood: str, int, float, bool, None, Literal, unions, list[...], Mapping[str, ...], TypedDicts, dataclasses and files
+(`Upload`), with limits by `Annotated[int, Limits(minimum=1)]`. Checking gives messages with the expected, the received and the
+parameter.
 """
 
 from __future__ import annotations
@@ -29,6 +30,14 @@ class Unset(Enum):
 
 
 UNSET = Unset.UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file in a form. Its name is what the sender says, and only for messages."""
+
+    content: bytes = dataclasses.field(repr=False)
+    filename: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +95,26 @@ def parse_object(cls: type[T], fields: Mapping[str, Any], *, from_text: bool = F
 def check(hint: Any, value: Any, param: str, *, from_text: bool = False) -> Any:
     """The value if it fits the type, converted from text if asked to. Raises `InvalidRequest`."""
     for option in _options(hint):
+        if _is_nested(option) and isinstance(value, Mapping):
+            return _parse_nested(option, value, param, from_text)
         fits, converted = _fit(option, value, from_text)
         if fits:
             return converted
     raise InvalidRequest(
         f"{param} is not usable", expected=describe(hint), received="null" if value is None else value, param=param
     )
+
+
+def _is_nested(hint: Any) -> bool:
+    return dataclasses.is_dataclass(hint) and hint is not Upload
+
+
+def _parse_nested(cls: Any, value: Mapping[str, Any], param: str, from_text: bool) -> Any:
+    try:
+        return parse_object(cls, value, from_text=from_text)
+    except InvalidRequest as error:
+        error.param = f"{param}.{error.param}"
+        raise
 
 
 def _fit(hint: Any, value: Any, from_text: bool) -> tuple[bool, Any]:
@@ -142,6 +165,7 @@ def _describe_one(hint: Any) -> str:
     if get_origin(plain) is Literal:
         return "one of " + ", ".join(str(option) for option in get_args(plain))
     words = {str: "text", int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null"}
+    words[Upload] = "a file"
     text = words.get(plain, "a list" if get_origin(plain) is list else "an object")
     return " ".join([text, *(_describe_limits(limit) for limit in limits)]).strip()
 
@@ -179,6 +203,8 @@ def _schema_of_plain(plain: Any, named: dict[str, Schema]) -> Schema:
         return {"type": simple[plain]}
     if plain is Any:
         return {}
+    if plain is Upload:
+        return {"type": "string", "format": "binary", "description": "a file, in a form"}
     if get_origin(plain) is Literal:
         return {"enum": list(get_args(plain))}
     if get_origin(plain) is list:

@@ -98,7 +98,13 @@ FIRST = (
         FOREIGN KEY(video_id, idx) REFERENCES chunk ON DELETE CASCADE) STRICT, WITHOUT ROWID""",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (FIRST,)
+INPUTS = (
+    # What a film starts from besides the prompt: its first chunk may have to be made again.
+    "ALTER TABLE video ADD COLUMN reference TEXT REFERENCES blob",
+    "CREATE INDEX video_reference ON video(reference)",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (FIRST, INPUTS)
 
 
 def migrate(connection: sqlite3.Connection) -> None:

@@ -15,19 +15,21 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from st2v_stream.chunk import Memory
 from st2v_stream.direction import Timeline
 from st2v_stream.errors import Conflict, NotFound, StoreDamaged, StoreError
 from st2v_stream.store import segments, videos
-from st2v_stream.store.blobs import BlobFiles
+from st2v_stream.store.blobs import Blob, BlobFiles
 from st2v_stream.store.database import Database
 from st2v_stream.store.directory import DataDirectory
 from st2v_stream.store.memories import memory_from_blobs
+from st2v_stream.store.references import reference_from_blob, reference_to_blob
 from st2v_stream.store.segments import ChunkRecord
 from st2v_stream.store.videos import Order
-from st2v_stream.types import LogEntry, SegmentRef, Snapshot, VideoState, VideoView
+from st2v_stream.types import LogEntry, Reference, SegmentRef, Snapshot, VideoState, VideoView
 
 T = TypeVar("T")
 
@@ -71,9 +73,13 @@ class Store:
 
     # ------------------------------------------------------------ videos
 
-    async def create(self, view: VideoView, config: Mapping[str, Any]) -> LogEntry:
-        """A new video; config: what else can change a pixel (the model's version). The entry holds the view."""
-        return await self._write(self._log_and_copy, view.id, videos.insert_video, view, config)
+    async def create(self, view: VideoView, config: Mapping[str, Any], reference: Reference | None = None) -> LogEntry:
+        """A new video; config: what else can change a pixel (the model's version). The entry holds the view.
+
+        reference: what it starts from besides the prompt; kept as long as the video.
+        """
+        blob = None if reference is None else await self._read(reference_to_blob, reference)
+        return await self._write(self._create, view, config, blob)
 
     async def change(self, video_id: str, allowed: Collection[VideoState], **changes: Any) -> LogEntry:
         """Set columns (state, ended_by, error, ...) and log the state. Raises `Conflict` unless it is in an allowed one."""
@@ -94,6 +100,16 @@ class Store:
     async def timeline(self, video_id: str) -> Timeline:
         """Its directions."""
         return await self._database.run(videos.read_timeline, video_id)
+
+    async def reference(self, video_id: str) -> Reference | None:
+        """What it starts from besides the prompt. Raises `NotFound` also where that is lost: trying again would not help."""
+        sha256 = await self._database.run(videos.read_reference, video_id)
+        if sha256 is None:
+            return None
+        try:
+            return reference_from_blob(await self._read(self._blobs.read, sha256))
+        except (StoreDamaged, NotFound) as error:
+            raise NotFound(f"what {video_id} starts from is lost: {error}") from error
 
     async def page(self, after: str | None, limit: int, order: Order) -> tuple[list[VideoView], bool]:
         """One page and whether there are more."""
@@ -179,6 +195,21 @@ class Store:
         self._copy(video_id, entry, None)
         return entry
 
+    def _create(
+        self, connection: sqlite3.Connection, view: VideoView, config: Mapping[str, Any], reference: Blob | None
+    ) -> LogEntry:
+        fresh = segments.unknown_blobs(connection, [] if reference is None else [reference])
+        try:
+            for blob in fresh:
+                self._blobs.write(blob)
+            entry = videos.insert_video(connection, view, config, reference)
+        except (OSError, sqlite3.Error):
+            self._remove([blob.sha256 for blob in segments.unknown_blobs(connection, fresh)])
+            raise
+        self.size_bytes += sum(len(blob.data) for blob in fresh)
+        self._copy(view.id, entry, None, {} if reference is None else {"reference": reference.sha256})
+        return entry
+
     def _commit(self, connection: sqlite3.Connection, video_id: str, epoch: int, record: ChunkRecord) -> tuple[LogEntry, int]:
         fresh = segments.unknown_blobs(connection, record.blobs)
         added_bytes = sum(len(blob.data) for blob in fresh)
@@ -236,9 +267,11 @@ class Store:
             except OSError as error:
                 logger.warning("blob %s stays on the disk: %s", sha256, error)
 
-    def _copy(self, video_id: str, entry: LogEntry, record: ChunkRecord | None) -> None:
+    def _copy(
+        self, video_id: str, entry: LogEntry, record: ChunkRecord | None, more: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         """Append the committed row to the video's file. The database is the truth: a copy that fails is logged, no more."""
-        line: dict[str, Any] = asdict(entry)
+        line: dict[str, Any] = {**asdict(entry), **more}
         if record is not None:
             line["chunk"] = {name: getattr(record, name) for name in ("frames_sha256", "direction", "memory", "making_s")}
         try:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from st2v_stream.chunk import StreamSpec
 from st2v_stream.direction import Cue, Direction, Timeline
 from st2v_stream.errors import Conflict, NotFound
+from st2v_stream.store.blobs import Blob
 from st2v_stream.store.database import transaction
 from st2v_stream.types import LogEntry, VideoState, VideoView
 
@@ -22,8 +23,10 @@ _SELECT = "SELECT video.*, config.json AS config_json FROM video JOIN config ON 
 _CHANGEABLE = frozenset({"state", "ended_by", "error", "paused_reason", "completed_at_s", "num_frames", "title"})
 
 
-def insert_video(connection: sqlite3.Connection, view: VideoView, config: Mapping[str, Any]) -> LogEntry:
-    """A new video (its direction is chunk 0's) and the first entry of its log."""
+def insert_video(
+    connection: sqlite3.Connection, view: VideoView, config: Mapping[str, Any], reference: Blob | None = None
+) -> LogEntry:
+    """A new video (its direction is chunk 0's) and the first entry of its log; `reference`: written already."""
     assert view.direction is not None, "a new video has a direction"
     config_json = json.dumps({**config, "model": view.model, "spec": asdict(view.spec)}, sort_keys=True)
     config_hash = hashlib.sha256(config_json.encode()).hexdigest()
@@ -38,9 +41,13 @@ def insert_video(connection: sqlite3.Connection, view: VideoView, config: Mappin
         "warnings": json.dumps(view.warnings),
         "parent_id": view.parent_id,
         "fork_index": view.fork_index,
+        "reference": None if reference is None else reference.sha256,
     }
     with transaction(connection):
         connection.execute("INSERT OR IGNORE INTO config VALUES (?, ?, ?)", (config_hash, config_json, view.created_at_s))
+        if reference is not None:
+            row = reference.sha256, reference.kind, len(reference.data), view.created_at_s
+            connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?, ?, ?)", row)
         connection.execute(
             f"INSERT INTO video({', '.join(fields)}) VALUES ({', '.join('?' * len(fields))})", tuple(fields.values())
         )
@@ -88,6 +95,15 @@ def read_model_version(connection: sqlite3.Connection, video_id: str) -> str | N
     return version
 
 
+def read_reference(connection: sqlite3.Connection, video_id: str) -> str | None:
+    """sha256 of what it starts from besides the prompt, None for most. Raises `NotFound`."""
+    row = connection.execute("SELECT reference FROM video WHERE id = ?", (video_id,)).fetchone()
+    if row is None:
+        raise _no_such(video_id)
+    sha256: str | None = row["reference"]
+    return sha256
+
+
 def read_timeline(connection: sqlite3.Connection, video_id: str) -> Timeline:
     """Its directions: the first one and the cues in the order they were given. Raises `NotFound`."""
     row = connection.execute("SELECT first FROM video WHERE id = ?", (video_id,)).fetchone()
@@ -131,10 +147,11 @@ def delete_rows(connection: sqlite3.Connection, video_id: str) -> list[str]:
 
 
 def forget_unreferenced(connection: sqlite3.Connection) -> list[str]:
-    """Take out the rows of blobs that neither a segment nor a memory names; returns their sha256."""
+    """Take out the rows of blobs that no segment, memory or video names; returns their sha256."""
     rows = connection.execute(
-        """DELETE FROM blob WHERE kind != 'input' AND sha256 NOT IN (
+        """DELETE FROM blob WHERE sha256 NOT IN (
              SELECT hash FROM segment UNION SELECT init FROM segment
+             UNION SELECT reference FROM video WHERE reference IS NOT NULL
              UNION SELECT part.value FROM chunk, json_each(chunk.memory, '$.parts') AS part)
            RETURNING sha256"""
     ).fetchall()

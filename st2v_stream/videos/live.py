@@ -25,6 +25,7 @@ from st2v_stream.types import (
     ModelCard,
     ModelEntry,
     Progress,
+    Reference,
     Snapshot,
     VideoState,
     VideoView,
@@ -112,7 +113,8 @@ class Live:
         """A new video, being made from now on. Raises `InvalidRequest`, `UnknownModel`, `StoreFull`."""
         card = self._shelf.card(request.model or self._config.model)
         view = new_view(request, card, self._config, new_video_id(), now_s())
-        return await asyncio.shield(self._create(view, card))  # a caller that leaves does not leave a row without a maker
+        creating = self._create(view, card, request.reference)
+        return await asyncio.shield(creating)  # a caller that leaves does not leave a row without a maker
 
     async def stop(self, video_id: str) -> VideoView:
         """End it within one denoising step; everything made is kept. Raises `NotFound`, `Conflict` if it is not being made."""
@@ -211,8 +213,8 @@ class Live:
 
     # ------------------------------------------------------------ inside
 
-    async def _create(self, view: VideoView, card: ModelCard) -> VideoView:
-        entry = await self._store.create(view, {"model_version": card.version})
+    async def _create(self, view: VideoView, card: ModelCard, reference: Reference | None) -> VideoView:
+        entry = await self._store.create(view, {"model_version": card.version}, reference)
         return self._begin(_view_of(entry)).view
 
     async def _delete(self, video_id: str) -> None:

@@ -173,11 +173,13 @@ class Video:
 
     async def _chunks(self, generator: Generator, memory: Memory | None) -> AsyncGenerator[Chunk, None]:
         view, studio = self.view, self._studio
+        reference = None if memory is not None else await self._patiently(partial(studio.store.reference, view.id))
         stream = stream_chunks(
             generator,
             await self._patiently(partial(studio.store.timeline, view.id)),
             num_frames=None if view.num_frames is None else view.num_frames - view.frames,
             worker=studio.worker,
+            reference=reference,
             memory=memory,
             on_step=self._progress_reporter(),
             stop=self._stop,

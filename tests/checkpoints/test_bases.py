@@ -60,6 +60,7 @@ def test_presets_begin_as_the_base_was_published(sound: Path) -> None:
         first = direction.of_first_chunk
         assert (first.num_inference_steps, first.guidance_scale) == expected
         assert (direction.num_inference_steps, direction.guidance_scale) == (50, 7.5)
+        assert with_base(card, base_named(name)).version == f"1 with {name}"
         given = with_base(card, base_named(name)).direction("a boat", preset="live", num_inference_steps=7)
         assert given.of_first_chunk.num_inference_steps == 7
 

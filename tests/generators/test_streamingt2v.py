@@ -211,8 +211,14 @@ def test_a_clip_is_continued(generator: StreamingT2V) -> None:
     frames, memory = generator.begin(DIRECTION, Reference(clip), nothing)
     assert np.array_equal(frames, clip[-16:])
     assert np.array_equal(memory.parts["tail"], clip[-8:])
-    short, _ = generator.begin(DIRECTION, Reference(clip[:10]), nothing)
+    assert np.array_equal(memory.parts["anchor"], clip[0])  # not shown any more, and still what the film is held by
+    further, after = generator.generate(DIRECTION, memory, nothing)
+    assert np.array_equal(after.parts["anchor"], clip[0])
+    elsewhere = replace(memory, parts={**memory.parts, "anchor": clip[4]})
+    assert not np.array_equal(further, generator.generate(DIRECTION, elsewhere, nothing)[0])
+    short, memory = generator.begin(DIRECTION, Reference(clip[:10]), nothing)
     assert np.array_equal(short[:10], clip[:10])
+    assert np.array_equal(memory.parts["anchor"], clip[0])
     assert len(short) == 16
     image, memory = generator.begin(DIRECTION, Reference(clip[:1]), nothing)
     assert np.array_equal(image[0], clip[0])
@@ -227,9 +233,32 @@ def test_the_first_picture_given_back_as_a_reference_starts_the_same_film(genera
     assert memory.digest == same_memory.digest
 
 
+@pytest.mark.parametrize("length", [5, 16, 20])
+def test_in_preset_published_a_clip_is_continued_unrounded_and_shown_as_it_is(generator: StreamingT2V, length: int) -> None:
+    """Published frames are truncated where others are rounded: the 8-bit values of the clip must survive that."""
+    clip = np.arange(length * 64 * 64 * 3).reshape(length, 64, 64, 3).astype(np.uint8)  # every value, many times
+    frames, memory = generator.begin(replace(DIRECTION, preset="published"), Reference(clip), nothing)
+    assert np.array_equal(frames[: min(length, 16)], clip[-16:])
+    assert memory.parts["anchor"].dtype == np.float32
+    assert np.array_equal(memory.parts["anchor"], clip[0].astype(np.float32) / 255)
+
+
+def test_references_of_another_size_are_cut_to_the_films_shape(generator: StreamingT2V) -> None:
+    halves = np.zeros((20, 128, 256, 3), np.uint8)
+    halves[:, :, 128:] = 200
+    frames, memory = generator.begin(DIRECTION, Reference(halves), nothing)
+    assert frames.shape == (16, 64, 64, 3)
+    assert (frames[:, :, :30] < 20).all()
+    assert (frames[:, :, 34:] > 180).all()
+    assert np.array_equal(memory.parts["anchor"], frames[0])
+
+
 def test_what_does_not_fit_is_refused(generator: StreamingT2V) -> None:
-    with pytest.raises(InvalidRequest, match=r"expected \('T', 64, 64, 3\), received \(1, 32, 64, 3\)"):
-        generator.begin(DIRECTION, Reference(np.zeros((1, 32, 64, 3), np.uint8)), nothing)
+    for wrong in (np.zeros((32, 64, 3), np.uint8), np.zeros((1, 64, 64, 4), np.uint8), np.zeros((1, 64, 64, 3), np.float32)):
+        with pytest.raises(InvalidRequest, match=r"the reference holds no pictures: expected \(T, H, W, 3\) uint8, received"):
+            generator.begin(DIRECTION, Reference(wrong), nothing)
+    with pytest.raises(InvalidRequest, match=r"received '\(0, 64, 64, 3\) uint8'"):
+        generator.begin(DIRECTION, Reference(np.zeros((0, 64, 64, 3), np.uint8)), nothing)
     memory = film(generator, Timeline(DIRECTION), 1)[0].memory
     with pytest.raises(InvalidRequest, match="memory of another kind"):
         generator.generate(DIRECTION, replace(memory, kind="testcard"), nothing)

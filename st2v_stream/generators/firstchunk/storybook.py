@@ -7,6 +7,8 @@ than a whole clip from nothing (docs/storybook.md).
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -18,9 +20,9 @@ from st2v_stream.types import ModelCard, OnStep
 
 
 class StorybookFirstChunk:
-    """Implements `FirstChunkMaker`."""
+    """Implements `PictureMaker`."""
 
-    makes_a_picture = True
+    makes_a_picture: Literal[True] = True
 
     def __init__(self, card: ModelCard, networks: Networks) -> None:
         self._spec, self._networks = card.spec, networks
