@@ -1,4 +1,4 @@
-"""The command line: `st2v serve`, `generate`, `models`, `train`.
+"""The command line: `st2v serve`, `generate`, `models`, `pull`, `convert`, `train`, `evaluate`.
 
 Flags, then `ST2V_*` environment, then `st2v.toml` (see config.py). Errors are one sentence on stderr and exit status 2.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from st2v_stream import __version__
+from st2v_stream.checkpoints import command as weights
 from st2v_stream.config import read_config
 from st2v_stream.direction import PRESETS, Timeline
 from st2v_stream.errors import St2vError
@@ -49,8 +50,12 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_serve(commands.add_parser("serve", help="run the server and its page"))
     _add_generate(commands.add_parser("generate", help="make a film into a file that plays while it grows"))
-    _add_models(commands.add_parser("models", help="list the known models"))
-    _add_train(commands.add_parser("train", help="train the built-in model family"))
+    weights.add_models(commands.add_parser("models", help="what makes films here, which published weights are known"))
+    weights.add_pull(commands.add_parser("pull", help="fetch published weights"))
+    weights.add_convert(commands.add_parser("convert", help="published torch files to a model folder"))
+    _add_train(commands.add_parser("train", help="train the built-in model family, or its parts on your own clips"))
+    # its options depend on what is evaluated and it reads them itself: here nothing begins an option, everything is handed on
+    _add_evaluate(commands.add_parser("evaluate", help="measure films and models", prefix_chars="\0", add_help=False))
     return parser
 
 
@@ -157,21 +162,7 @@ def _interrupt_stops(stop: StopSignal) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-# ---------------------------------------------------------------- models, train
-
-
-def _add_models(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=_models)
-
-
-def _models(args: argparse.Namespace) -> int:
-    from st2v_stream.checkpoints.models import known_models
-
-    for name, entry in known_models().items():
-        card = entry.card
-        spec = card.spec
-        print(f"{name:12} {card.version:14} {spec.width}x{spec.height} {spec.fps} fps  {card.licence}  {card.description}")
-    return 0
+# ---------------------------------------------------------------- train, evaluate
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
@@ -179,6 +170,17 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
     command.add_arguments(parser)
     parser.set_defaults(run=command.run)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("arguments", nargs="*")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from st2v_stream.evaluation.command import main as evaluate
+
+    return evaluate(args.arguments)
 
 
 def _quiet_threads() -> None:

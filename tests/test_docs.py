@@ -35,7 +35,10 @@ def test_links_lead_to_files(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_on_the_pages_parse(page: Path) -> None:
-    command = re.compile(r"^\s*(?:\$ )?(?:\.venv/bin/)?(st2v (?:serve|generate|models|train)[^\n`|#<]*)$", flags=re.MULTILINE)
+    command = re.compile(
+        r"^\s*(?:\$ )?(?:\.venv/bin/)?(st2v (?:serve|generate|models|pull|convert|train|evaluate)[^\n`|#<]*)$",
+        flags=re.MULTILINE,
+    )
     for line in command.findall(page.read_text()):
         build_parser().parse_args(shlex.split(line)[1:])
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import load_file
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
 from st2v_stream.checkpoints.bases import MODELSCOPE_T2V, PIPELINE, base_named, find_base, with_base
@@ -23,7 +22,7 @@ from st2v_stream.generators.conditioning import AnchorEncoder, ClipText, LatentA
 from st2v_stream.generators.firstchunk.storybook import StorybookFirstChunk
 from st2v_stream.generators.streamingt2v import FirstChunkMaker, Networks, StreamingT2V
 from st2v_stream.networks.cam import ControlBranch
-from st2v_stream.networks.folder import FolderModule, load_weights
+from st2v_stream.networks.folder import FolderModule, load_weights, read_weights
 from st2v_stream.networks.resampler import ImageResampler, LatentImageEncoder, OpenClipImageEncoder
 from st2v_stream.networks.sampling import make_sampler
 from st2v_stream.networks.unet import StreamingUNet
@@ -140,7 +139,7 @@ def _text_model(folder: Path) -> Any:
     """Filled strictly by us: transformers would replace missing tensors by random numbers and only warn."""
     model = CLIPTextModel(CLIPTextConfig.from_pretrained(existing(folder, "config.json")))
     prefix = "text_model." if any(name.startswith("text_model.") for name in model.state_dict()) else ""
-    tensors = load_file(existing(folder, "model.safetensors") / "model.safetensors")
+    tensors = read_weights(folder, "model.safetensors")
     # the prefix comes and goes with the version of transformers; position_ids was a stored buffer once
     named = {prefix + name.removeprefix("text_model."): value for name, value in tensors.items()}
     load_weights(model, {name: value for name, value in named.items() if not name.endswith("position_ids")})

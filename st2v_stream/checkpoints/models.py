@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from st2v_stream.types import Generator
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-_HOMES = (_PACKAGE.parent / "checkpoints", _PACKAGE / "checkpoints")
-"""Where model folders lie: beside the package in a checkout, inside it in an installed wheel."""
+_HOMES = (_PACKAGE.parent / "checkpoints", _PACKAGE / "checkpoints", Path("checkpoints"))
+"""Where model folders lie: beside the package in a checkout, inside it in an installed wheel, in the working directory."""
 
 
 def find_folder(name: str) -> Path:
@@ -25,6 +25,25 @@ def find_folder(name: str) -> Path:
         if (home / name / "card.json").is_file():
             return home / name
     raise UnknownModel("no such model", expected="one of " + ", ".join(sorted(known_models())), received=name, param="model")
+
+
+def find_weights(name: str) -> Path:
+    """The folder of weights that come with the package but make no films, such as a judge. Raises `CheckpointError`."""
+    for home in _HOMES:
+        if (home / name / "config.json").is_file():
+            return home / name
+    raise CheckpointError("the package's weights are incomplete", expected=f"checkpoints/{name}", received="no such folder")
+
+
+def find_published(name: str) -> Path | None:
+    """The folder of published weights under checkpoints/ (`st2v pull` makes it); None where there is none."""
+    return next((home / name for home in _HOMES if (home / name).is_dir()), None)
+
+
+def download_home() -> Path:
+    """Where weights from elsewhere are put: checkpoints/ of a checkout, or of the working directory."""
+    in_checkout = (_PACKAGE.parent / "pyproject.toml").is_file()
+    return _HOMES[0] if in_checkout else _HOMES[-1]
 
 
 def known_models(*, device: str = "auto") -> dict[str, ModelEntry]:
@@ -39,15 +58,23 @@ def known_models(*, device: str = "auto") -> dict[str, ModelEntry]:
     return entries
 
 
-def folder_entry(folder: Path, *, device: str = "auto") -> ModelEntry:
-    """The model in a folder of the diffusers layout with a card.json. Raises `CheckpointError` if the card is damaged."""
+def folder_entry(folder: Path, *, device: str = "auto", base_model: str | None = None) -> ModelEntry:
+    """The model in a folder of the diffusers layout with a card.json. Raises `CheckpointError` if the card is damaged.
+
+    base_model: ModelscopeT2V, AnimateDiff or SVD begins its films; None: the one it comes with. Raises `InvalidRequest`.
+    """
+    card = read_card(folder)
+    if base_model is not None:
+        from st2v_stream.checkpoints.bases import base_named, with_base
+
+        card = with_base(card, base_named(base_model))
 
     def load() -> Generator:
         from st2v_stream.checkpoints.load import load_generator
 
-        return load_generator(folder, device=device)
+        return load_generator(folder, device=device, base_model=base_model)
 
-    return ModelEntry(read_card(folder), load)
+    return ModelEntry(card, load)
 
 
 def read_card(folder: Path) -> ModelCard:

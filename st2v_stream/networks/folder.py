@@ -80,11 +80,11 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+def read_weights(folder: Path, file: str = WEIGHTS_FILE) -> dict[str, torch.Tensor]:
     """All tensors of a folder: one safetensors file, or the shards that an index file lists."""
-    index = folder / f"{WEIGHTS_FILE}.index.json"
+    index = folder / f"{file}.index.json"
     if not index.exists():
-        return load_file(folder / WEIGHTS_FILE)
+        return load_file(folder / file)
     shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     return {name: value for shard in shards for name, value in load_file(folder / shard).items()}
 

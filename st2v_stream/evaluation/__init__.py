@@ -1,0 +1,1 @@
+"""How good are films and models? `st2v evaluate`."""
