@@ -8,6 +8,7 @@ text_encoder/  tokenizer/                                                 as tra
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,9 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
 from st2v_stream.checkpoints.bases import MODELSCOPE_T2V, PIPELINE, base_named, find_base, with_base
 from st2v_stream.checkpoints.models import find_folder, read_card
+from st2v_stream.checkpoints.offload import Stages, offload_first_chunk, offload_networks
 from st2v_stream.checkpoints.parts import checkpoint_errors, existing, read, read_json
+from st2v_stream.checkpoints.sizes import at_size
 from st2v_stream.errors import CheckpointError, InvalidRequest
 from st2v_stream.generators.conditioning import AnchorEncoder, ClipText, LatentAnchor, OpenClipAnchor
 from st2v_stream.generators.firstchunk.storybook import StorybookFirstChunk
@@ -40,28 +43,50 @@ def load_generator(
     *,
     base_model: str | None = None,
     base_folders: Mapping[str, str | Path] | None = None,
+    offload_models: bool = False,
+    width: int | None = None,
+    height: int | None = None,
 ) -> StreamingT2V:
     """Load a model by name or from a folder.
 
     base_model: ModelscopeT2V, AnimateDiff or SVD, for a model that needs one (None: ModelscopeT2V if it is here; if it is not,
     films can only continue clips). base_folders: where the base's folders are (see `BASES`), if not beside the model's
-    or under checkpoints/.
+    or under checkpoints/. offload_models: weights are on the device only while their stage runs (`checkpoints.offload`); the
+    frames are the same. width, height: of the films in pixels, for published models, multiples of 64 (None: the model's own).
 
     Raises `UnknownModel`, `InvalidRequest` (a base for a model that has none), or `CheckpointError` naming file and fault.
     """
     folder = Path(name_or_folder)
     if not folder.is_dir():
         folder = find_folder(str(name_or_folder))
-    card, place = read_card(folder), choose_device(device)
+    place = choose_device(device)
+    stages = Stages(place) if offload_models else None
+    card = at_size(read_card(folder), folder, width, height)
     if _pipeline(folder) == PIPELINE:
-        card, first_chunk = _with_base(card, folder, place, base_model, base_folders)
-        return StreamingT2V(card, load_networks(folder, place), first_chunk)
+        card, first_chunk = _with_base(card, folder, place, base_model, base_folders, stages)
+        return StreamingT2V(card, _load(folder, place, stages), first_chunk)
     if base_model is not None:
         raise InvalidRequest(
             f"{card.name} begins its films by itself", expected="no base model", received=base_model, param="base_model"
         )
-    networks = load_networks(folder, place)
-    return StreamingT2V(card, networks, StorybookFirstChunk(card, networks))
+    networks = _load(folder, place, stages)
+    return StreamingT2V(card, networks, StorybookFirstChunk(card, _base_networks(folder, place, networks)))
+
+
+def _base_networks(folder: Path, device: torch.device, networks: Networks) -> Networks:
+    """What paints the first picture: the folder's base_unet and base_text_encoder if it has them, else the same networks."""
+    if not (folder / "base_unet").is_dir():
+        return networks
+    unet = _network(StreamingUNet, folder / "base_unet", device)
+    text = _text(folder, unet.config.text_tokens, device, encoder="base_text_encoder")
+    return replace(networks, unet=unet, text=text)
+
+
+def _load(folder: Path, device: torch.device, stages: Stages | None) -> Networks:
+    """On the device; or, to be moved there stage by stage, in the computer's memory: all at once might not fit."""
+    if stages is None:
+        return load_networks(folder, device)
+    return offload_networks(load_networks(folder, torch.device("cpu")), stages)
 
 
 def _pipeline(folder: Path) -> Any:
@@ -74,6 +99,7 @@ def _with_base(
     device: torch.device,
     base_model: str | None,
     base_folders: Mapping[str, str | Path] | None,
+    stages: Stages | None,
 ) -> tuple[ModelCard, FirstChunkMaker]:
     from st2v_stream.checkpoints.first_chunk import MissingBase, load_first_chunk
 
@@ -85,7 +111,9 @@ def _with_base(
             raise
         return card, MissingBase(error)
     card = with_base(card, base)
-    return card, load_first_chunk(base, folders, card, device)
+    if stages is None:
+        return card, load_first_chunk(base, folders, card, device)
+    return card, offload_first_chunk(load_first_chunk(base, folders, card, torch.device("cpu")), card, stages)
 
 
 def choose_device(device: str) -> torch.device:
@@ -119,7 +147,8 @@ def load_networks(folder: Path, device: torch.device) -> Networks:
 
 
 def _network(network_class: type[NetworkT], folder: Path, device: torch.device) -> NetworkT:
-    return read(folder, network_class.from_pretrained).to(device)
+    network: NetworkT = read(folder, network_class.from_pretrained).to(device)
+    return network
 
 
 def _anchor(folder: Path, vae: FrameAutoencoder, device: torch.device) -> AnchorEncoder:
@@ -130,8 +159,8 @@ def _anchor(folder: Path, vae: FrameAutoencoder, device: torch.device) -> Anchor
     return OpenClipAnchor(encoder, _network(ImageResampler, folder / "resampler", device))
 
 
-def _text(folder: Path, max_tokens: int, device: torch.device) -> ClipText:
-    model = read(folder / "text_encoder", _text_model).to(device)
+def _text(folder: Path, max_tokens: int, device: torch.device, encoder: str = "text_encoder") -> ClipText:
+    model = read(folder / encoder, _text_model).to(device)
     return ClipText(read(folder / "tokenizer", _tokenizer), model, max_tokens)
 
 

@@ -104,7 +104,8 @@ class ContinuousSampler:
 
     settings: `noise_schedule` "cosine" (alpha = cos(pi t / 2), sigma = sin) or "linear" (1 - t, t: rectified flow);
     `prediction_type` "v" (alpha e - sigma x0), "flow" (e - x0) or "epsilon" (e); `shift` multiplies sigma / alpha along
-    an even grid, so more steps fall where noise is strong. The network sees t * 1000.
+    an even grid, so more steps fall where noise is strong. `solver_order` 1 is DDIM, for distilled weights. The network
+    sees t * 1000.
     """
 
     uses_noise = False
@@ -112,6 +113,7 @@ class ContinuousSampler:
     def __init__(self, settings: Mapping[str, Any], num_inference_steps: int) -> None:
         self._schedule = settings.get("noise_schedule", "cosine")
         self._prediction_type = settings.get("prediction_type", "v")
+        self._order = int(settings.get("solver_order", 2))
         grid = [1 - k / num_inference_steps for k in range(num_inference_steps + 1)]
         self._times = [shifted_time(t, float(settings.get("shift", 1.0)), self._schedule) for t in grid]
         self._levels = [alpha_sigma(t, self._schedule) for t in self._times]
@@ -125,7 +127,9 @@ class ContinuousSampler:
         (alpha, sigma), (next_alpha, next_sigma) = self._levels[k], self._levels[k + 1]
         log_snr = math.log(max(alpha, 1e-3) / sigma)
         direction = quantity
-        if self._previous is not None and next_sigma > 0:  # second order, except in the first and the last step
+        if (
+            self._order == 2 and self._previous is not None and next_sigma > 0
+        ):  # second order, except in the first and the last step
             before, old = self._previous
             ratio = (log_snr - before) / (math.log(next_alpha / next_sigma) - log_snr)
             direction = quantity + (quantity - old) / (2 * ratio)

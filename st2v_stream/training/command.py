@@ -11,7 +11,12 @@ from st2v_stream.training.recipe import STAGES
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `st2v train`."""
-    parser.add_argument("--stage", choices=("all", *STAGES), default="all", help="what to train (default: all, in order)")
+    parser.add_argument(
+        "--stage",
+        choices=("all", *STAGES),
+        default="all",
+        help="what to train (default: all of the model, in order; the judge only if asked)",
+    )
     parser.add_argument("--budget", type=seconds, default=seconds("25m"), help="wall-clock time, for instance 90s, 25m, 2h")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, logs, pictures and the export")
@@ -21,12 +26,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="origin",
         type=Path,
         metavar="FOLDER",
-        help="start from the weights of an exported model, its VAE included",
+        help="start from the weights of an exported model, its VAE included (any stage after vae)",
     )
     parser.add_argument(
         "--finish",
         type=seconds,
         help="let the rate of the cam-apm checkpoint fall to the end in this time; writes OUT/finished, the trunk stays",
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="end each stage after that many steps (if its budget lasts), the learning rate following them and not the clock",
     )
     parser.add_argument("--workers", type=int, default=0, help="processes that render (default: none, render in place)")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads")
@@ -49,6 +59,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.budget <= 0 or (args.finish is not None and args.finish <= 0):
         raise InvalidRequest("--budget is out of range", expected="a duration above 0", received=args.finish or args.budget)
+    if args.steps is not None and args.steps <= 0:
+        raise InvalidRequest("--steps is out of range", expected="1 or more", received=args.steps)
+    if args.origin is not None and not (args.origin / "model_index.json").is_file():
+        raise InvalidRequest("--from is no model folder", expected="a folder with model_index.json", received=args.origin)
     try:
         from st2v_stream.training.run import Training
     except ImportError as error:

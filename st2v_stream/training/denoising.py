@@ -1,4 +1,7 @@
-"""The second and third stage: the denoiser learns single images, then to continue films."""
+"""The second and third stage: the denoiser learns single images, then to continue films.
+
+On a GPU arithmetic is bfloat16 and the networks are compiled; that path has not been run on one yet.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,19 @@ import torch
 from torch import Tensor
 
 from st2v_stream.training import randomness
-from st2v_stream.training.muon import MuonWithAdam, parameter_groups
+from st2v_stream.training.compiling import compile_on_gpu
+from st2v_stream.training.muon import NEW_IN_VIDEO_NAMES, MuonWithAdam, parameter_groups
 from st2v_stream.training.noise import TIMESTEPS_PER_TIME, noised, training_times
 from st2v_stream.training.parts import TAIL_FRAMES, WINDOW_FRAMES, Parts
 from st2v_stream.training.pool import LatentPool
 from st2v_stream.training.recipe import BaseRecipe, CamApmRecipe, DiffusionRecipe
-from st2v_stream.training.text import FIRST_WORD_ID, UNKNOWN_ID, new_tokenizer, tokenize
+from st2v_stream.training.text import FIRST_WORD_ID, UNKNOWN_ID, new_tokenizer, tokenize, without_colours
 
-VALIDATION_TIMES = (0.4, 0.6, 0.8, 0.95)
+VALIDATION_TIMES = (0.6, 0.8, 0.95, 1.0)
 
 
 class DenoisingStage(ABC):
-    """What both stages share: captions, noise, optimiser, running average of the weights."""
+    """What the stages share: captions, noise, optimiser, running average of the weights."""
 
     name: str
 
@@ -44,6 +48,7 @@ class DenoisingStage(ABC):
         self.shared = shared
         self.seed = seed
         self.device = torch.device(device)
+        compile_on_gpu(self.device, self.parts.unet, self.parts.cam)
         self.no_caption = tokenize(new_tokenizer(), [""])  # (1, 12)
         self.optimizer = MuonWithAdam(
             parameter_groups(self.parts, spatial_rate=spatial_rate),
@@ -91,29 +96,29 @@ class DenoisingStage(ABC):
             return torch.autocast("cuda", torch.bfloat16)
         return nullcontext()
 
-    def _loss_images(self, batch: int, shift: float, rng: torch.Generator) -> Tensor:
-        films = torch.randint(len(self.pool), (batch,), generator=rng)
-        frames = _frame_of(self.pool, films, self._image_frames(batch, rng))
-        noisy, target, timesteps = self._noised(_window(frames), shift, rng)
-        text = self.parts.encode_text(self._captions(films, rng))
-        return (self.parts.unet(noisy, timesteps, text).float() - target).pow(2).mean()
-
-    def _image_frames(self, batch: int, rng: torch.Generator) -> Tensor:
-        """Which frame of each film is shown as an image: any."""
-        return torch.randint(2 * WINDOW_FRAMES, (batch,), generator=rng)
-
     def _captions(self, films: Tensor, rng: torch.Generator) -> Tensor:
-        """Token numbers of these films; some captions dropped (for guidance), some words unknown (for real prompts)."""
+        """Token numbers of these films; some captions dropped (for guidance), some words unknown (for real prompts).
+
+        Some name no colour: then it is the anchor's (APM).
+        """
         ids = self.pool.token_ids[films]  # (B, 12)
+        is_colourless = torch.rand((len(films), 1), generator=rng) < self.shared.colour_dropout
+        ids = torch.where(is_colourless, without_colours(ids), ids)
         is_unknown = (torch.rand(ids.shape, generator=rng) < self.shared.unknown_word) & (ids >= FIRST_WORD_ID)
         ids = torch.where(is_unknown, UNKNOWN_ID, ids)
         is_dropped = torch.rand((len(films), 1), generator=rng) < self.shared.caption_dropout
         return torch.where(is_dropped, self.no_caption, ids).to(self.device)
 
-    def _noised(self, clean: Tensor, shift: float, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Noisy latents, v target and timesteps for clean `(B, 12, F, 8, 8)`."""
-        times = training_times(len(clean), shift, rng)
-        return self._at(clean, torch.randn(clean.shape, generator=rng), times)
+    def _noised(self, clean: Tensor, recipe: BaseRecipe | CamApmRecipe, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Noisy latents, v target and timesteps for clean `(B, 12, F, 8, 8)`; a share of them is (nearly) pure noise.
+
+        Only there the caption is needed to tell where things are and where they go: at t = .95 the noisy latents still show
+        it, and a network that can look does not listen.
+        """
+        times = training_times(len(clean), recipe.timestep_shift, rng)
+        blind = 1 - recipe.blind_time * torch.rand(len(clean), generator=rng)
+        is_blind = torch.rand(len(clean), generator=rng) < recipe.blind_share
+        return self._at(clean, torch.randn(clean.shape, generator=rng), torch.where(is_blind, blind, times))
 
     def _validation_noise(self, clean: Tensor, time: float) -> tuple[Tensor, Tensor, Tensor]:
         """The same at one time, with noise that never changes."""
@@ -125,13 +130,13 @@ class DenoisingStage(ABC):
         return noisy.to(self.device), target.to(self.device), (TIMESTEPS_PER_TIME * times).to(self.device)
 
 
-def _window(frames: Tensor) -> Tensor:
+def window_of(frames: Tensor) -> Tensor:
     """Stored `(B, F, C, h, w)` half to the network's `(B, C, F, h, w)` float."""
     return frames.float().transpose(1, 2).contiguous()
 
 
 class BaseStage(DenoisingStage):
-    """Text to single images; a window of one frame passes no temporal layer."""
+    """Text to first pictures; a window of one frame passes no temporal layer. These weights begin films."""
 
     name = "base"
 
@@ -140,13 +145,18 @@ class BaseStage(DenoisingStage):
         self.recipe = recipe
 
     def loss(self, step: int, rng: torch.Generator) -> Tensor:
-        return self._loss_images(self.recipe.batch, self.recipe.timestep_shift, rng)
+        films = torch.randint(len(self.pool), (self.recipe.batch,), generator=rng)
+        frames = (WINDOW_FRAMES * torch.rand(len(films), generator=rng) ** self.recipe.earliness).long()
+        clean = window_of(self.pool.opening[films, frames][:, None])
+        noisy, target, timesteps = self._noised(clean, self.recipe, rng)
+        text = self.parts.encode_text(self._captions(films, rng))
+        return (self.parts.unet(noisy, timesteps, text).float() - target).pow(2).mean()
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Loss of the averaged weights on unseen films, by noise level."""
         films = torch.arange(len(self.validation))
-        clean = _window(_frame_of(self.validation, films, 5 * films % (2 * WINDOW_FRAMES)))
+        clean = window_of(self.validation.opening[films, :1])
         text = self.average.encode_text(self.validation.token_ids.to(self.device))
         losses = {}
         for time in VALIDATION_TIMES:
@@ -155,42 +165,24 @@ class BaseStage(DenoisingStage):
         return losses
 
 
-def _frame_of(pool: LatentPool, films: Tensor, frames: Tensor) -> Tensor:
-    """One frame of each film, `(B, 1, 12, 8, 8)`; numbers 16..31 are in the later window."""
-    within = frames % WINDOW_FRAMES
-    is_later = (frames >= WINDOW_FRAMES).view(-1, 1, 1, 1)
-    return torch.where(is_later, pool.later[films, within], pool.opening[films, within])[:, None]
-
-
 class CamApmStage(DenoisingStage):
-    """Windows of films from text, tail and anchor; some steps go on with single images.
-
-    64 different images cost half of four clips, in which most frames show the same thing.
-    """
+    """Windows of films from text, tail and anchor, in new films and old ones."""
 
     name = "cam-apm"
 
-    def __init__(self, *args: Any, recipe: CamApmRecipe, **kwargs: Any) -> None:
-        super().__init__(*args, spatial_rate=recipe.spatial_rate, **kwargs)
+    def __init__(self, parts: Parts, *args: Any, recipe: CamApmRecipe, **kwargs: Any) -> None:
+        if recipe.spatial_rate == 0:
+            freeze_image_model(parts)
+        super().__init__(parts, *args, spatial_rate=recipe.spatial_rate or 1.0, **kwargs)
         self.recipe = recipe
 
     def loss(self, step: int, rng: torch.Generator) -> Tensor:
-        r = self.recipe
-        if torch.rand((), generator=rng).item() < r.image_share:
-            return self._loss_images(r.image_batch, r.image_timestep_shift, rng)
-        films = torch.randint(len(self.pool), (r.batch,), generator=rng)
-        starts = torch.rand(r.batch, generator=rng) < r.start_share
-        return self._loss_windows(films, starts, rng)
-
-    def _image_frames(self, batch: int, rng: torch.Generator) -> Tensor:
-        """Mostly the first frames of a film: this image model makes first pictures."""
-        return (WINDOW_FRAMES * torch.rand(batch, generator=rng) ** 3).long()
-
-    def _loss_windows(self, films: Tensor, starts: Tensor, rng: torch.Generator) -> Tensor:
+        films = torch.randint(len(self.pool), (self.recipe.batch,), generator=rng)
+        starts = torch.rand(len(films), generator=rng) < self.recipe.start_share
         window, tail = windows_of(self.pool, films, starts)
-        noisy, target, timesteps = self._noised(_window(window), self.recipe.timestep_shift, rng)
+        noisy, target, timesteps = self._noised(window_of(window), self.recipe, rng)
         text = self.parts.encode_text(self._captions(films, rng))
-        cam = self.parts.cam.clean_features(self._noisy_tail(_window(tail), rng), text)
+        cam = self.parts.cam.clean_features(self._noisy_tail(window_of(tail), rng), text)
         anchor = torch.where(starts, 0, torch.randint(2, (len(films),), generator=rng))  # a new film's anchor is its picture
         predicted = self.parts.unet(noisy, timesteps, text, self._anchor_tokens(films, anchor, rng), cam)
         error = (predicted.float() - target).pow(2).mean((0, 1, 3, 4))  # (16,)
@@ -220,9 +212,9 @@ class CamApmStage(DenoisingStage):
         losses = {}
         for name, starts in (("starting", True), ("continuing", False)):
             window, tail = windows_of(pool, films, torch.full((len(films),), starts))
-            cam = net.cam.clean_features(_window(tail).to(self.device), text)
-            for time in (0.6, 0.95):
-                noisy, target, timesteps = self._validation_noise(_window(window), time)
+            cam = net.cam.clean_features(window_of(tail).to(self.device), text)
+            for time in (0.6, 0.95, 1.0):
+                noisy, target, timesteps = self._validation_noise(window_of(window), time)
                 error = (net.unet(noisy, timesteps, text, anchor, cam) - target)[:, :, TAIL_FRAMES:]
                 losses[f"{name}_{time}"] = error.pow(2).mean().item()
         return losses
@@ -239,3 +231,10 @@ def windows_of(pool: LatentPool, films: Tensor, starts: Tensor) -> tuple[Tensor,
     picture = pool.anchor[films, :1].expand(-1, TAIL_FRAMES, -1, -1, -1)
     is_start = starts.view(-1, 1, 1, 1, 1)
     return torch.where(is_start, started, pool.later[films]), torch.where(is_start, picture, pool.tail[films])
+
+
+def freeze_image_model(parts: Parts) -> None:
+    """Of what draws single images only the text encoder and the cross-attention go on learning."""
+    learning = (*NEW_IN_VIDEO_NAMES, "text_encoder.", "attn2.")
+    for name, parameter in parts.named_parameters():
+        parameter.requires_grad_(any(part in name for part in learning))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -39,19 +40,45 @@ EXAMPLE_PROMPTS = (
     "a blue fish hovers over the sea",
     "a yellow ball bounces over the snow field",
 )
-PRESETS = {
+FIRST_PICTURE = {"first_chunk_num_inference_steps": 8, "first_chunk_guidance_scale": 2.0}  # one frame costs little
+GUIDED_PRESETS = {
     "live": {
-        "num_inference_steps": 3,
+        "num_inference_steps": 2,
         "guidance_scale": 1.0,
-        "first_chunk_num_inference_steps": 6,
-        "first_chunk_guidance_scale": 2.0,
+        **FIRST_PICTURE,
     },
-    "default": {"num_inference_steps": 10, "guidance_scale": 1.5, "first_chunk_guidance_scale": 2.0},
+    "default": {"num_inference_steps": 6, "guidance_scale": 1.0, **FIRST_PICTURE},
     "published": {"num_inference_steps": 50, "guidance_scale": 2.0},
 }
+# After distilling nothing is guided: the weights already predict what guidance led to, and guiding that once more
+# over-saturates. They know the times of 2 and 3 steps and no others, so `default` takes the most they know.
+# `published` keeps its arithmetic and its draws, but its 50 steps are for weights that were not distilled.
+DISTILLED_PRESETS = {
+    "live": {
+        "num_inference_steps": 2,
+        "guidance_scale": 1.0,
+        **FIRST_PICTURE,
+    },
+    "default": {
+        "num_inference_steps": 3,
+        "guidance_scale": 1.0,
+        **FIRST_PICTURE,
+    },
+    "published": {
+        "num_inference_steps": 3,
+        "guidance_scale": 1.0,
+        **FIRST_PICTURE,
+    },
+}
+PRESETS_OF_STAGE = {"base": GUIDED_PRESETS, "cam-apm": GUIDED_PRESETS, "distil": DISTILLED_PRESETS}
 
 
-def model_card(size: int = 64) -> dict[str, Any]:
+def scheduler_of_stage(stage: str) -> dict[str, Any]:
+    """Distilled weights predict for DDIM: the second order corrects for what a step leaves out, which they already put in."""
+    return scheduler_settings() | ({"solver_order": 1} if stage == "distil" else {})
+
+
+def model_card(size: int = 64, *, presets: dict[str, dict[str, float]] = GUIDED_PRESETS) -> dict[str, Any]:
     """card.json: what the server tells about the model without loading it."""
     return {
         "name": "storybook",
@@ -66,12 +93,22 @@ def model_card(size: int = 64) -> dict[str, Any]:
         "chunk_frames": WINDOW_FRAMES - TAIL_FRAMES,
         "vocabulary": captions.vocabulary_by_kind(),
         "example_prompts": list(EXAMPLE_PROMPTS),
-        "presets": PRESETS,
+        "presets": presets,
     }
 
 
-def export(parts: Parts, vae: FrameAutoencoder, folder: Path, *, card: dict[str, Any] | None = None) -> None:
+def export(
+    parts: Parts,
+    vae: FrameAutoencoder,
+    folder: Path,
+    *,
+    card: dict[str, Any] | None = None,
+    scheduler: dict[str, Any] | None = None,
+    base: Parts | None = None,
+) -> None:
     """Write the model folder beside its place and swap it in: nobody ever reads half a model.
+
+    base: the image model that paints first pictures, if it is not the same.
 
     Files in an existing folder that an export does not write (README.md) are kept.
     """
@@ -79,7 +116,9 @@ def export(parts: Parts, vae: FrameAutoencoder, folder: Path, *, card: dict[str,
     shutil.rmtree(half, ignore_errors=True)
     if folder.exists():
         shutil.copytree(folder, half)
-    _write(parts, vae, half, card or model_card())
+    _write(parts, vae, half, card or model_card(), scheduler or scheduler_settings())
+    if base is not None:
+        _write_base(base, half)
     if folder.exists():
         old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
         folder.rename(old)
@@ -99,18 +138,41 @@ def load_export(folder: Path) -> tuple[Parts, FrameAutoencoder]:
     return parts.eval(), FrameAutoencoder.from_pretrained(folder / "vae")
 
 
-def _write(parts: Parts, vae: FrameAutoencoder, folder: Path, card: dict[str, Any]) -> None:
+def _write(parts: Parts, vae: FrameAutoencoder, folder: Path, card: dict[str, Any], scheduler: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("unet", "cam", "image_encoder"):
         getattr(parts, name).save_pretrained(folder / name, dtype=torch.float16)
     vae.save_pretrained(folder / "vae", dtype=torch.float16)
     _half_copy(parts.text_encoder).save_pretrained(folder / "text_encoder")
     new_tokenizer().save_pretrained(folder / "tokenizer")
-    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler_settings())
+    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     _write_json(folder / "model_index.json", MODEL_INDEX)
     _write_json(folder / "card.json", card)
     for path in folder.rglob("*.safetensors"):
         path.chmod(0o644)  # safetensors writes for its owner alone
+
+
+def _write_base(base: Parts, folder: Path) -> None:
+    """The image model without what images never use: CAM and APM."""
+    unet = StreamingUNet(dataclasses.replace(base.unet.config, num_control_frames=0, image_tokens=0))
+    weights = base.unet.state_dict()
+    unet.load_state_dict({name: weights[name] for name in unet.state_dict()})
+    unet.save_pretrained(folder / "base_unet", dtype=torch.float16)
+    _half_copy(base.text_encoder).save_pretrained(folder / "base_text_encoder")
+    index = MODEL_INDEX | {f"base_{name}": MODEL_INDEX[name] for name in ("unet", "text_encoder")}
+    _write_json(folder / "model_index.json", index)
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o644)
+
+
+def load_base(folder: Path) -> Parts:
+    """The image model of an exported folder; CAM and APM of what comes back are new."""
+    if not (folder / "base_unet").is_dir():
+        return load_export(folder)[0]
+    parts = Parts()
+    parts.unet.load_state_dict(StreamingUNet.from_pretrained(folder / "base_unet").state_dict(), strict=False)
+    parts.text_encoder = CLIPTextModel.from_pretrained(folder / "base_text_encoder", dtype=torch.float32)
+    return parts.eval()
 
 
 def _half_copy(module: torch.nn.Module) -> torch.nn.Module:

@@ -54,7 +54,11 @@ class Progress:
 
 @dataclass
 class Loop:
-    """Runs one stage until its budget is spent, `max_steps` is reached or the stop flag is set."""
+    """Runs one stage until its budget is spent, its steps are done or the stop flag is set.
+
+    The learning rate follows the clock, so that any budget ends decayed; with `total_steps` it follows the steps, so that
+    the same seed and steps give the same weights on any day. `max_steps` only pauses.
+    """
 
     stage: Stage
     learning_rate: LearningRate
@@ -62,6 +66,7 @@ class Loop:
     directory: Path
     stop: StopFlag = field(default_factory=StopFlag)
     max_steps: int | None = None
+    total_steps: int | None = None
     save_every_s: float = 240.0
     validate_every_s: float = 150.0
     clock: Callable[[], float] = time.monotonic
@@ -75,7 +80,7 @@ class Loop:
         next_validation = before_s + min(30.0, self.validate_every_s)
         losses: list[float] = []
         while not self.is_finished and not self.stop.is_set:
-            rate = self.learning_rate.at(self.progress.step, self.progress.elapsed_s / self.budget_s)
+            rate = self.learning_rate.at(self.progress.step, self.share_done)
             losses.append(self.stage.train_step(self.progress.step, rate))
             self.progress.step += 1
             self.progress.elapsed_s = before_s + self.clock() - started
@@ -92,9 +97,16 @@ class Loop:
         return self.is_finished
 
     @property
+    def share_done(self) -> float:
+        """Of the training, 0..1."""
+        if self.total_steps is not None:
+            return self.progress.step / self.total_steps
+        return self.progress.elapsed_s / self.budget_s
+
+    @property
     def is_finished(self) -> bool:
-        out_of_steps = self.max_steps is not None and self.progress.step >= self.max_steps
-        return out_of_steps or self.progress.elapsed_s >= self.budget_s
+        limits = [limit for limit in (self.max_steps, self.total_steps) if limit is not None]
+        return self.progress.elapsed_s >= self.budget_s or any(self.progress.step >= limit for limit in limits)
 
     @property
     def checkpoint(self) -> Path:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from st2v_stream.networks.cam import CamFeatures
 from st2v_stream.networks.guidance import Guidance, pair
 from st2v_stream.networks.sampling import denoise, make_sampler
 from st2v_stream.networks.vae import FrameAutoencoder
@@ -21,16 +22,27 @@ from st2v_stream.training.vae import to_network
 
 @dataclass(frozen=True)
 class PreviewSettings:
-    """How to sample."""
+    """How to sample: windows, and the first picture."""
 
     steps: int = 8
-    guidance: Guidance = field(default_factory=lambda: Guidance(2.0, GUIDANCE_RESCALE))
+    guidance: Guidance = field(default_factory=lambda: Guidance(1.5, GUIDANCE_RESCALE))
+    picture_steps: int = 8
+    picture_guidance: Guidance = field(default_factory=lambda: Guidance(2.0, GUIDANCE_RESCALE))
     use_cam: bool = True
     use_anchor: bool = True
 
 
+@dataclass(frozen=True)
+class _Conditions:
+    """Rows as guidance wants them; image and cam None: off."""
+
+    text: Tensor
+    image: Tensor | None = None
+    cam: CamFeatures | None = None
+
+
 class Previewer:
-    """Samples one film per caption, all in one batch."""
+    """Samples one film per caption, all in one batch, as `generators.streamingt2v` makes one: a picture, then windows."""
 
     def __init__(
         self, parts: Parts, vae: FrameAutoencoder, captions: list[str], settings: PreviewSettings, *, seed: int
@@ -48,44 +60,50 @@ class Previewer:
     @torch.no_grad()
     def images(self) -> np.ndarray:
         """`(B, 1, H, W, 3)` uint8."""
-        return to_pixels(self.vae, self._denoise(1, 0))
+        return to_pixels(self.vae, self._picture())
 
     @torch.no_grad()
-    def films(self, chunks: int = 1, first: Tensor | None = None) -> np.ndarray:
-        """`(B, 16 + 8 (chunks - 1), H, W, 3)` uint8. `first`: latents of a given first chunk instead of a sampled one."""
-        latents = self._denoise(WINDOW_FRAMES, 0) if first is None else first
-        pieces = [to_pixels(self.vae, latents)]
-        anchor = self._image_tokens(latents[:, :, 0])
-        for chunk in range(1, chunks):
-            tail = self._remembered(latents[:, :, -TAIL_FRAMES:])
-            latents = self._denoise(WINDOW_FRAMES, chunk, tail, anchor)
-            pieces.append(to_pixels(self.vae, latents[:, :, TAIL_FRAMES:]))
+    def films(self, chunks: int = 1) -> np.ndarray:
+        """`(B, 16 + 8 (chunks - 1), H, W, 3)` uint8: the picture, held still for a tail, set in motion and continued."""
+        made = self._remembered(self._picture())
+        anchor = self.parts.image_encoder(made[:, :, 0])
+        pieces = [to_pixels(self.vae, made)]
+        made = made.expand(-1, -1, TAIL_FRAMES, -1, -1)
+        first_chunk = [TAIL_FRAMES, WINDOW_FRAMES - TAIL_FRAMES - 1]  # beside the picture, which is frame 0
+        for number, count in enumerate([*first_chunk, *[TAIL_FRAMES] * (chunks - 1)]):
+            new = self._window(number, made, anchor)[:, :, TAIL_FRAMES : TAIL_FRAMES + count]
+            pieces.append(to_pixels(self.vae, new))
+            made = torch.cat([made, self._remembered(new)], dim=2)[:, :, -TAIL_FRAMES:]
         return np.concatenate(pieces, axis=1)
 
     def _remembered(self, latents: Tensor) -> Tensor:
         frames = through_memory(self.vae, latents.transpose(1, 2).flatten(0, 1))
         return frames.unflatten(0, (len(latents), -1)).transpose(1, 2)
 
-    def _image_tokens(self, first_frame: Tensor) -> Tensor:
-        return self.parts.image_encoder(through_memory(self.vae, first_frame))
-
-    def _denoise(self, frames: int, chunk: int, tail: Tensor | None = None, anchor: Tensor | None = None) -> Tensor:
-        guidance = self.settings.guidance
-        rng = randomness.torch_rng(self.seed, "preview", chunk)
-        noise = torch.randn((len(self.text), LATENT_CHANNELS, frames, LATENT_SIDE, LATENT_SIDE), generator=rng)
+    def _picture(self) -> Tensor:
+        """`(B, 12, 1, h, w)`."""
+        guidance = self.settings.picture_guidance
         text = pair(self.no_text, self.text, guidance)
-        image = None
-        if anchor is not None and self.settings.use_anchor:
-            image = pair(self.parts.image_encoder.null_tokens(len(anchor)), anchor, guidance)
-        cam = None
-        if tail is not None and self.settings.use_cam:
-            cam = self.parts.cam.clean_features(pair(tail, tail, guidance), text)
+        return self._denoise("picture", 1, guidance, self.settings.picture_steps, _Conditions(text))
+
+    def _window(self, number: int, tail: Tensor, anchor: Tensor) -> Tensor:
+        """`(B, 12, 16, h, w)`, whose first 8 frames are the tail's moments."""
+        guidance = self.settings.guidance
+        text = pair(self.no_text, self.text, guidance)
+        image = pair(self.parts.image_encoder.null_tokens(len(anchor)), anchor, guidance) if self.settings.use_anchor else None
+        cam = self.parts.cam.clean_features(pair(tail, tail, guidance), text) if self.settings.use_cam else None
+        conditions = _Conditions(text, image, cam)
+        return self._denoise(f"window {number}", WINDOW_FRAMES, guidance, self.settings.steps, conditions)
+
+    def _denoise(self, purpose: str, frames: int, guidance: Guidance, steps: int, conditions: _Conditions) -> Tensor:
+        rng = randomness.torch_rng(self.seed, f"preview {purpose}")
+        noise = torch.randn((len(self.text), LATENT_CHANNELS, frames, LATENT_SIDE, LATENT_SIDE), generator=rng)
 
         def predict(latents: Tensor, timestep: Tensor) -> Tensor:
             rows = torch.cat([latents] * guidance.passes)
-            return self.parts.unet(rows, timestep.to(self.device), text, image, cam)
+            return self.parts.unet(rows, timestep.to(self.device), conditions.text, conditions.image, conditions.cam)
 
-        sampler = make_sampler(scheduler_settings(), self.settings.steps)
+        sampler = make_sampler(scheduler_settings(), steps)
         return denoise(predict, sampler, noise.to(self.device), lambda _: noise, guidance)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-STAGES = ("vae", "base", "cam-apm")
+MODEL_STAGES = ("vae", "base", "cam-apm", "decoder", "distil")
+STAGES = (*MODEL_STAGES, "judge")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class LearningRate:
 class VaeRecipe:
     """Frame autoencoder: f = 8, 12 channels, colours anchored so that a red boat comes back red."""
 
-    budget_share: float = 0.12
+    budget_share: float = 0.1
     learning_rate: LearningRate = LearningRate(peak=2.5e-3, warmup_steps=60, decay_share=0.5)
     batch: int = 16  # frames
     clip_norm: float = 1.0
@@ -46,27 +47,29 @@ class VaeRecipe:
 
 @dataclass(frozen=True)
 class BaseRecipe:
-    """Text to single images, temporal layers skipped."""
+    """Text to first pictures, temporal layers skipped."""
 
-    budget_share: float = 0.15
-    learning_rate: LearningRate = LearningRate(peak=2.5e-3, decay_share=0.4, floor=0.1)
+    budget_share: float = 0.2
+    learning_rate: LearningRate = LearningRate(peak=2.5e-3, decay_share=0.5)
     batch: int = 64  # images
-    timestep_shift: float = 1.5
+    timestep_shift: float = 3.0
+    blind_share: float = 0.3  # of the images are noised to t in 1 - blind_time .. 1
+    blind_time: float = 0.03
+    earliness: float = 5.0  # frame number = 16 u^earliness: mostly first frames
 
 
 @dataclass(frozen=True)
 class CamApmRecipe:
     """Films: every window continues something, with CAM and APM; a new film continues its first picture, held still."""
 
-    budget_share: float = 0.73
-    learning_rate: LearningRate = LearningRate(peak=2e-3, decay_share=0.6)
-    spatial_rate: float = 0.5  # the image model is damaged by the full rate (storybook.md, section 6)
+    budget_share: float = 0.5
+    learning_rate: LearningRate = LearningRate(peak=2.5e-3, decay_share=0.5)
+    spatial_rate: float = 0.0  # of the image model's layers, times the learning rate; 0: only what reads the text learns
     batch: int = 4  # clips of 16 frames
     timestep_shift: float = 4.0
-    image_share: float = 0.1  # of the steps are first pictures, as in the base stage
-    image_batch: int = 64
-    image_timestep_shift: float = 1.5
-    start_share: float = 0.4  # of the clips start from a still picture, where only the caption says what will move how
+    blind_share: float = 0.7  # of the windows are noised to t in 1 - blind_time .. 1
+    blind_time: float = 0.01
+    start_share: float = 0.55  # of the clips start from a still picture, where only the caption says what will move how
     tail_noise: float = 0.3  # upper end of the uniform deviation added to the 8 conditioning latents
     anchor_noise: float = 0.1
     anchor_dropout: float = 0.15
@@ -75,13 +78,70 @@ class CamApmRecipe:
 
 
 @dataclass(frozen=True)
+class DecoderRecipe:
+    """The decoder, trained on (and grown) while the encoder stays."""
+
+    budget_share: float = 0.1
+    learning_rate: LearningRate = LearningRate(peak=1.5e-3, decay_share=0.8)
+    block_out_channels: tuple[int, ...] | None = None  # None: as it is
+    layers_per_block: int | None = None
+    memory_slots: int = 64
+    memory_frames: int = 1024  # that the memory begins with
+    memory_rate: float = 0.3  # times the learning rate
+    gate_rate: float = 2.0  # likewise
+    memory_weight: float = 1.0
+    films: int = 8  # per step, two neighbouring frames of each
+    clip_norm: float = 1.0
+    weight_decay: float = 1e-4
+    noisy_share: float = 0.375  # of the films, whose latents get noise up to this deviation (they have about unit variance)
+    latent_noise: float = 0.25
+    remembered_share: float = 0.125  # of the films, whose latents were decoded, rounded to 8 bits and encoded again
+    subject_weight: float = 5.0
+    mse_weight: float = 4.0
+    l1_weight: float = 0.3
+    edge_weight: float = 0.3
+    flicker_weight: float = 0.3
+    permute_colours: float = 0.3
+    radius_jitter: tuple[float, float] = (0.85, 1.15)
+    last_frame: int = 1200
+
+
+@dataclass(frozen=True)
+class DistilRecipe:
+    """Guidance into one pass, many steps into two or three."""
+
+    budget_share: float = 0.12
+    learning_rate: LearningRate = LearningRate(peak=5e-4, warmup_steps=10, decay_share=1.0)
+    batch: int = 4  # windows
+    steps: tuple[tuple[int, float], ...] = ((2, 0.6), (3, 0.4))  # how many the student's sampler has, and how often
+    teacher_steps: int = 6  # of a whole sample
+    guidance_scale: float = 1.5
+    image_share: float = 0.4  # of the steps are first pictures: cheap, and without guidance at first the worst of all
+    image_batch: int = 32
+    image_steps: int = 4
+    image_teacher_steps: int = 8
+    image_guidance_scale: float = 2.0
+    roll_out_share: float = 0.5  # of the noisy inputs are the student's own
+    start_share: float = 0.4
+    drift_share: float = 0.25  # of the steps continue films that the student has made itself
+    chains: int = 8  # such films at a time
+    chain_chunks: int = 24  # their mean length
+    overlap_weight: float = 0.5
+    new_frames_weight: float = 1.5
+    anchor_dropout: float = 0.05
+    caption_dropout: float = 0.02
+    ema: float = 0.99
+
+
+@dataclass(frozen=True)
 class DiffusionRecipe:
     """What the base and cam-apm stages share."""
 
     caption_dropout: float = 0.1
+    colour_dropout: float = 0.15  # share of the captions that name no colour
     unknown_word: float = 0.02  # share of the words replaced by <unk>
     clip_norm: float = 2.0
-    ema: float = 0.998
+    ema: float = 0.993
     weight_decay: float = 0.01
     momentum: float = 0.95
 
@@ -103,9 +163,12 @@ class Recipe:
 
     seed: int = 0
     size: int = 64
+    preview_chunks: int = 6  # of the films on the contact sheets
     vae: VaeRecipe = field(default_factory=VaeRecipe)
     base: BaseRecipe = field(default_factory=BaseRecipe)
     cam_apm: CamApmRecipe = field(default_factory=CamApmRecipe)
+    decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
+    distil: DistilRecipe = field(default_factory=DistilRecipe)
     diffusion: DiffusionRecipe = field(default_factory=DiffusionRecipe)
     pool: PoolRecipe = field(default_factory=PoolRecipe)
 
@@ -118,5 +181,7 @@ class Recipe:
             vae=dataclasses.replace(self.vae, batch=128),
             base=dataclasses.replace(self.base, batch=512),
             cam_apm=dataclasses.replace(self.cam_apm, batch=64),
+            decoder=dataclasses.replace(self.decoder, films=64),
+            distil=dataclasses.replace(self.distil, batch=32, image_batch=256, chains=64),
             pool=dataclasses.replace(self.pool, films=10_000),
         )

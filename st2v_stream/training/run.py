@@ -1,30 +1,36 @@
 """The whole training, stage after stage, each resumable.
 
-OUT/<stage>/ holds checkpoint.pt, log.jsonl, losses.png and pictures.png; OUT/export the model folder.
+OUT/<stage>/ holds checkpoint.pt, log.jsonl, losses.png and pictures.png; OUT/export the model folder, written anew after each
+of the stages cam-apm, decoder and distil.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
-import numpy as np
 
+from st2v_stream.checkpoints.models import find_folder
 from st2v_stream.networks.vae import FrameAutoencoder
-from st2v_stream.training import randomness
-from st2v_stream.training.denoising import BaseStage, CamApmStage, DenoisingStage
-from st2v_stream.training.export import EXAMPLE_PROMPTS, export, load_export
-from st2v_stream.training.loop import Loop, Progress, StopFlag, load_checkpoint
+from st2v_stream.training.decoder import DecoderStage, begin_memory, grown
+from st2v_stream.training.denoising import BaseStage, CamApmStage
+from st2v_stream.training.distil import DistilStage
+from st2v_stream.training.export import export, load_export
+from st2v_stream.training.judge import JudgeRecipe, JudgeStage, train_motion
+from st2v_stream.training.lineage import CHECKPOINT, FINISHED, Lineage
+from st2v_stream.training.loop import Loop, Progress, Stage, StopFlag, load_checkpoint
 from st2v_stream.training.parts import Parts
+from st2v_stream.training.pictures import distilled_settings, draw_autoencoders, draw_films, draw_images, draw_verdicts
 from st2v_stream.training.pool import LatentPool, build_pool
-from st2v_stream.training.preview import Previewer, PreviewSettings, to_latents, to_pixels
-from st2v_stream.training.recipe import STAGES, LearningRate, Recipe
-from st2v_stream.training.sheets import contact_sheet, plot_losses
-from st2v_stream.training.vae import VaeStage, finished, new_autoencoder
-from st2v_stream.worlds import storybook
+from st2v_stream.training.preview import PreviewSettings
+from st2v_stream.training.recipe import MODEL_STAGES, LearningRate, Recipe
+from st2v_stream.training.sheets import plot_losses
+from st2v_stream.training.vae import VaeStage, new_autoencoder
+from st2v_stream.worlds.judge import Judge, JudgeConfig
 
 # The branch starts its decay below the trunk's rate, whose end it usually follows.
 FINISH_PEAK = 1.5e-3
@@ -41,14 +47,16 @@ class Training:
     device: str = "cpu"
     workers: int = 0  # processes that render; 0 renders in this one
     resume: bool = False
-    origin: Path | None = None  # an exported model folder whose weights the denoising stages start from
+    origin: Path | None = None  # an exported model folder whose weights the first stage starts from
     finish_s: float | None = None  # decay the cam-apm stage from its checkpoint in this time, keeping the trunk
+    steps: int | None = None  # of each stage; the learning rate then follows them, not the clock
+    judge: JudgeRecipe = field(default_factory=JudgeRecipe)
     stop: StopFlag = field(default_factory=StopFlag)
 
     @classmethod
     def from_arguments(cls, args: argparse.Namespace) -> Training:
         recipe = dataclasses.replace(Recipe().for_device(args.device), seed=args.seed)
-        stages = STAGES if args.stage == "all" else (args.stage,)
+        stages = MODEL_STAGES if args.stage == "all" else (args.stage,)
         if args.finish is not None:
             stages = ("cam-apm",)
         return cls(
@@ -61,139 +69,155 @@ class Training:
             resume=args.resume,
             origin=args.origin,
             finish_s=args.finish,
+            steps=args.steps,
         )
 
     def run(self) -> int:
         """Train, draw pictures, export. Returns the exit code: 0, or 3 when a signal ended it early (everything is saved)."""
         cv2.setNumThreads(1)
         self.stop.listen()
-        for stage in self.stages:
-            if not getattr(self, f"_train_{stage.replace('-', '_')}")():
-                return 3
-        if "cam-apm" in self.stages:
-            self.export(self.out / "export")
-        return 0
+        return 0 if all(self._trains(stage) for stage in self.stages) else 3
+
+    def _trains(self, stage: str) -> bool:
+        """Whether the stage came to its end."""
+        trainers: dict[str, Callable[[], bool]] = {
+            "vae": self._train_vae,
+            "base": self._train_base,
+            "cam-apm": self._train_cam_apm,
+            "decoder": self._train_decoder,
+            "distil": self._train_distil,
+            "judge": self._train_judge,
+        }
+        return trainers[stage]()
+
+    @property
+    def lineage(self) -> Lineage:
+        """What the stages start from."""
+        return Lineage(self.out, self.stages, self.origin, self.recipe.seed, self.recipe.size)
 
     # --- stages
 
     def _train_vae(self) -> bool:
         r = self.recipe
         stage = VaeStage(new_autoencoder(r.seed), r.vae, seed=r.seed, size=r.size, device=self.device, workers=self.workers)
-        is_done = self._loop(stage, r.vae.learning_rate, r.vae.budget_share, "vae").run()
-        if is_done:
-            self._draw_vae()
-        return is_done
+        if not self._loop(stage, r.vae.learning_rate, r.vae.budget_share).run():
+            return False
+        trained = Lineage(self.out, ("vae",), None, r.seed, r.size).vae_before("decoder")
+        self._draw_losses("vae")
+        draw_autoencoders({"decoded": trained}, self.out / "vae", seed=r.seed, size=r.size)
+        return True
 
     def _train_base(self) -> bool:
         r = self.recipe
-        stage = BaseStage(self._first_parts(), *self.pools(), r.diffusion, recipe=r.base, seed=r.seed, device=self.device)
-        is_done = self._loop(stage, r.base.learning_rate, r.base.budget_share, "base").run()
-        if is_done:
-            plot_losses(self.out / "base" / "log.jsonl", self.out / "base" / "losses.png")
-            self._draw_images(stage)
-        return is_done
+        parts = self.lineage.parts_before("base") or Parts(seed=r.seed)
+        vae = self.lineage.vae_before("base")
+        stage = BaseStage(parts, *self.pools(vae), r.diffusion, recipe=r.base, seed=r.seed, device=self.device)
+        if not self._loop(stage, r.base.learning_rate, r.base.budget_share).run():
+            return False
+        self._draw_losses("base")
+        draw_images(stage.average, vae.to(self.device), self.out / "base", seed=r.seed)
+        return True
 
     def _train_cam_apm(self) -> bool:
         r = self.recipe
-        parts = self._first_parts()
-        if self.origin is None:
-            parts.load_state_dict(load_checkpoint(self.out / "base" / "checkpoint.pt")["stage"]["average"])
+        parts = self.lineage.parts_before("cam-apm") or Parts(seed=r.seed)
+        vae = self.lineage.vae_before("cam-apm")
+        if self.lineage.begins_from_images("cam-apm"):
             parts.cam.copy_from(parts.unet)
-        stage = CamApmStage(parts, *self.pools(), r.diffusion, recipe=r.cam_apm, seed=r.seed, device=self.device)
-        if self.finish_s is None:
-            is_done = self._loop(stage, r.cam_apm.learning_rate, r.cam_apm.budget_share, "cam-apm").run()
-        else:
-            is_done = self._finishing_loop(stage).run()
-        if is_done:
-            plot_losses(self.films_folder / "log.jsonl", self.films_folder / "losses.png")
-            self._draw_films(stage)
-        return is_done
+        stage = CamApmStage(parts, *self.pools(vae), r.diffusion, recipe=r.cam_apm, seed=r.seed, device=self.device)
+        branched = self.finish_s is not None
+        loop = self._finishing_loop(stage) if branched else self._loop(stage, r.cam_apm.learning_rate, r.cam_apm.budget_share)
+        if not loop.run():
+            return False
+        folder = FINISHED if branched else "cam-apm"
+        self._draw_losses(folder)
+        draw_films(stage.average, vae.to(self.device), self.out / folder, PreviewSettings(), r.preview_chunks)
+        self._export(stage.average, vae, "cam-apm")
+        return True
 
-    def _loop(self, stage: VaeStage | DenoisingStage, rate: LearningRate, share: float, folder: str) -> Loop:
+    def _train_decoder(self) -> bool:
+        r = self.recipe
+        before = self.lineage.vae_before("decoder")
+        larger = grown(before, r.decoder, seed=r.seed, side=r.size // before.config.downscale)
+        if larger.config.decoder_memory_slots > before.config.decoder_memory_slots:
+            begin_memory(larger, r.decoder, seed=r.seed, size=r.size)
+        stage = DecoderStage(larger, r.decoder, seed=r.seed, size=r.size, device=self.device, workers=self.workers)
+        if not self._loop(stage, r.decoder.learning_rate, r.decoder.budget_share).run():
+            return False
+        self._draw_losses("decoder")
+        vae = stage.vae.cpu().eval()
+        draw_autoencoders({"before": before, "decoded": vae}, self.out / "decoder", seed=r.seed, size=r.size)
+        parts = self.lineage.parts_before("decoder")
+        if parts is not None and not self.lineage.begins_from_images("decoder"):
+            self._export(parts, vae, "decoder")
+        return True
+
+    def _train_distil(self) -> bool:
+        r = self.recipe
+        parts = self.lineage.parts_before("distil") or Parts(seed=r.seed)
+        vae = self.lineage.vae_before("distil")
+        pools = self.pools(vae)
+        stage = DistilStage(parts, *pools, r.diffusion, recipe=r.distil, vae=vae, seed=r.seed, device=self.device)
+        if not self._loop(stage, r.distil.learning_rate, r.distil.budget_share).run():
+            return False
+        self._draw_losses("distil")
+        draw_films(stage.average, stage.vae, self.out / "distil", distilled_settings(r.distil), r.preview_chunks)
+        self._export(stage.average, vae, "distil")
+        return True
+
+    def _train_judge(self) -> bool:
+        """Ends in OUT/judge/export; the judge that scores are made with is a frozen copy in the package."""
+        recipe, seed = self.judge, self.recipe.seed
+        vae = load_export(self.origin or find_folder("storybook"))[1].requires_grad_(False)
+        stage = JudgeStage(recipe, seed=seed, vae=vae, workers=self.workers)
+        if not self._loop(stage, recipe.learning_rate, 1.0).run():
+            return False
+        self._draw_losses("judge")
+        judge = Judge(stage.reader, train_motion(stage.reader, recipe, seed=seed), JudgeConfig())
+        judge.save(self.out / "judge" / "export")
+        draw_verdicts(judge, self.out / "judge", seed=seed)
+        return True
+
+    # --- loops
+
+    def _loop(self, stage: Stage, rate: LearningRate, share: float) -> Loop:
         budget_s = self.budget_s * (share if len(self.stages) > 1 else 1.0)
-        loop = Loop(stage, rate, budget_s, self.out / folder, self.stop)
+        loop = Loop(stage, rate, budget_s, self.out / stage.name, self.stop, total_steps=self.steps)
         if self.resume and loop.resume():
             loop.say(f"resumed {stage.name} at step {loop.progress.step}, {loop.progress.elapsed_s:.0f} s")
         return loop
 
     def _finishing_loop(self, stage: CamApmStage) -> Loop:
         """Linear decay from the trunk's checkpoint through the whole time; the trunk is left as it is."""
-        trunk = load_checkpoint(self.out / "cam-apm" / "checkpoint.pt")
+        trunk = load_checkpoint(self.out / "cam-apm" / CHECKPOINT)
         stage.load_state_dict(trunk["stage"])
         rate = dataclasses.replace(self.recipe.cam_apm.learning_rate, peak=FINISH_PEAK, decay_share=1.0, warmup_steps=1)
-        loop = Loop(stage, rate, float(self.finish_s or 0), self.films_folder, self.stop, progress=Progress(trunk["step"]))
+        loop = Loop(stage, rate, float(self.finish_s or 0), self.out / FINISHED, self.stop, progress=Progress(trunk["step"]))
         if self.resume:
             loop.resume()
         return loop
 
-    @property
-    def films_folder(self) -> Path:
-        """Where the cam-apm stage's results lie: the trunk, or the finished branch."""
-        return self.out / ("cam-apm" if self.finish_s is None else "finished")
+    # --- what the stages need and leave
 
-    # --- what the stages hand on
+    def pools(self, vae: FrameAutoencoder) -> tuple[LatentPool, LatentPool]:
+        """Training and validation films; rendered once per output folder (an encoder never changes after its stage)."""
+        r = self.recipe.pool
+        return self._pool(vae, "films", r.films), self._pool(vae, "validation films", r.validation_films)
 
-    def vae(self) -> FrameAutoencoder:
-        """The trained autoencoder: this run's own, else the origin's."""
-        if self.origin is not None and not (self.out / "vae" / "checkpoint.pt").exists():
-            return load_export(self.origin)[1].requires_grad_(False)
-        trained = load_checkpoint(self.out / "vae" / "checkpoint.pt")["stage"]["vae"]
-        return finished(trained, seed=self.recipe.seed, size=self.recipe.size)
-
-    def _first_parts(self) -> Parts:
-        """New networks, or the origin's."""
-        return Parts(seed=self.recipe.seed) if self.origin is None else load_export(self.origin)[0]
-
-    def pools(self) -> tuple[LatentPool, LatentPool]:
-        """Training and validation films; rendered once per output folder."""
-        sizes = {"films": self.recipe.pool.films, "validation films": self.recipe.pool.validation_films}
-        return tuple(self._pool(purpose, films) for purpose, films in sizes.items())
-
-    def _pool(self, purpose: str, films: int) -> LatentPool:
+    def _pool(self, vae: FrameAutoencoder, purpose: str, films: int) -> LatentPool:
         path = self.out / f"{purpose.replace(' ', '_')}.pt"
         if path.exists():
             return LatentPool.load(path)
-        r = self.recipe
-        pool = build_pool(
-            self.vae(),
-            films,
-            r.pool,
-            seed=r.seed,
-            purpose=purpose,
-            size=r.size,
-            device=self.device,
-            workers=self.workers,
-        )
+        r, drawn = self.recipe, {"device": self.device, "workers": self.workers}
+        pool = build_pool(vae, films, r.pool, seed=r.seed, purpose=purpose, size=r.size, **drawn)
         pool.save(path)
         return pool
 
-    def export(self, folder: Path) -> None:
-        """Write the model folder from the averaged weights of the cam-apm stage."""
-        parts = Parts(seed=self.recipe.seed)
-        parts.load_state_dict(load_checkpoint(self.films_folder / "checkpoint.pt")["stage"]["average"])
-        export(parts, self.vae(), folder)
+    def _draw_losses(self, folder: str) -> None:
+        plot_losses(self.out / folder / "log.jsonl", self.out / folder / "losses.png")
 
-    # --- pictures
-
-    def _draw_vae(self) -> None:
-        plot_losses(self.out / "vae" / "log.jsonl", self.out / "vae" / "losses.png")
-        rng = randomness.numpy_rng(self.recipe.seed, "vae pictures")
-        truth = np.stack([storybook.clip(storybook.sample_spec(rng, "any"), range(12), self.recipe.size) for _ in range(6)])
-        vae = self.vae()
-        decoded = to_pixels(vae, to_latents(vae, truth))
-        pairs = [film for both in zip(truth, decoded, strict=True) for film in both]
-        contact_sheet(pairs, ["truth", "decoded"] * 6, self.out / "vae" / "pictures.png")
-
-    def _draw_images(self, stage: DenoisingStage) -> None:
-        rng = randomness.numpy_rng(self.recipe.seed, "pictures")
-        captions = [storybook.sample_spec(rng, "any").caption for _ in range(48)]
-        images = Previewer(stage.average, self.vae().to(self.device), captions, PreviewSettings(), seed=1).images()
-        rows = [np.concatenate(images[start : start + 12]) for start in range(0, 48, 12)]
-        titles = [
-            " | ".join(" ".join(text.split()[1:3]) for text in captions[start : start + 12]) for start in range(0, 48, 12)
-        ]
-        contact_sheet(rows, titles, self.out / stage.name / "pictures.png")
-
-    def _draw_films(self, stage: DenoisingStage) -> None:
-        previewer = Previewer(stage.average, self.vae().to(self.device), list(EXAMPLE_PROMPTS), PreviewSettings(), seed=1)
-        contact_sheet(list(previewer.films(chunks=6)), list(EXAMPLE_PROMPTS), self.films_folder / "pictures.png", columns=14)
+    def _export(self, parts: Parts, vae: FrameAutoencoder, stage: str) -> None:
+        """Write the model folder: these averaged weights, this autoencoder, the stage's presets."""
+        card, scheduler = self.lineage.card_after(stage), self.lineage.scheduler_after(stage)
+        base = self.lineage.base_after(stage)
+        export(parts.cpu(), vae.cpu(), self.out / "export", card=card, scheduler=scheduler, base=base)

@@ -22,8 +22,9 @@ def _row(film: np.ndarray, title: str, columns: int) -> np.ndarray:
     shown = np.linspace(0, len(film) - 1, columns).round().astype(int)
     row = np.concatenate([film[number] for number in shown], axis=1)
     row = cv2.resize(row, None, fx=ENLARGE, fy=ENLARGE, interpolation=cv2.INTER_CUBIC)
-    for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(row, title, (4, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, width, cv2.LINE_AA)
+    text_width = cv2.getTextSize(title, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)[0][0]
+    cv2.rectangle(row, (0, 0), (text_width + 8, 17), (0, 0, 0), -1)
+    cv2.putText(row, title, (4, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
     return row
 
 

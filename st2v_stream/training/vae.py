@@ -80,8 +80,8 @@ class VaeStage:
         on_subject = (error**2 * masks).sum() / (3 * masks.sum())
         colour = (error * masks).sum((2, 3)) / masks.sum((2, 3)).clamp(min=1)
         return {
-            "psnr_db": _psnr((error**2).mean((1, 2, 3))).mean().item(),
-            "psnr_subject_db": _psnr(on_subject).item(),
+            "psnr_db": psnr((error**2).mean((1, 2, 3))).mean().item(),
+            "psnr_subject_db": psnr(on_subject).item(),
             "colour_error": colour.abs().mean().item() * 127.5,
         }
 
@@ -164,5 +164,6 @@ def finished(trained: dict[str, torch.Tensor], *, seed: int, size: int, frames: 
     return vae.eval().requires_grad_(False)
 
 
-def _psnr(mean_square: torch.Tensor) -> torch.Tensor:
+def psnr(mean_square: torch.Tensor) -> torch.Tensor:
+    """In dB, of mean squared errors."""
     return -10 * torch.log10(mean_square / 4)  # values span -1..1

@@ -5,11 +5,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from st2v_stream.training.denoising import DenoisingStage, windows_of
+from st2v_stream.training.denoising import CamApmStage, DenoisingStage, windows_of
 from st2v_stream.training.muon import orthogonalized, parameter_groups
 from st2v_stream.training.noise import noised, shifted, training_times
 from st2v_stream.training.parts import Parts
-from training.tiny_training import base_stage, cam_apm_stage, tiny_pool
+from st2v_stream.training.recipe import CamApmRecipe, DiffusionRecipe
+from training.tiny_training import base_stage, cam_apm_stage, tiny_parts, tiny_pool
 
 
 @pytest.mark.parametrize("make_stage", [base_stage, cam_apm_stage])
@@ -41,8 +42,9 @@ def test_a_resumed_training_continues_bit_for_bit(make_stage: Callable[[], Denoi
 
 
 def test_validation_names_every_noise_level() -> None:
-    assert set(base_stage().validate()) == {"images_0.4", "images_0.6", "images_0.8", "images_0.95"}
-    assert set(cam_apm_stage().validate()) == {"starting_0.6", "starting_0.95", "continuing_0.6", "continuing_0.95"}
+    assert set(base_stage().validate()) == {"images_0.6", "images_0.8", "images_0.95", "images_1.0"}
+    times = ("0.6", "0.95", "1.0")
+    assert set(cam_apm_stage().validate()) == {f"{kind}_{time}" for kind in ("starting", "continuing") for time in times}
 
 
 def test_images_leave_the_temporal_layers_alone() -> None:
@@ -93,3 +95,25 @@ def test_a_start_continues_a_held_picture() -> None:
     assert tail[0].eq(0.5).all()
     assert torch.equal(window[1], pool.later[1])
     assert torch.equal(tail[1], pool.tail[1])
+
+
+def test_without_a_spatial_rate_the_image_model_stays() -> None:
+    parts = tiny_parts()
+    stage = CamApmStage(
+        parts, tiny_pool(), tiny_pool(), DiffusionRecipe(), recipe=CamApmRecipe(batch=2, spatial_rate=0.0), seed=0
+    )
+    before = {name: value.clone() for name, value in parts.named_parameters()}
+    for step in range(3):  # some gradients are zero until others have moved
+        stage.train_step(step, 1e-2)
+    moved = {name for name, value in parts.named_parameters() if not torch.equal(value, before[name])}
+    assert all(parameter.requires_grad for parameter in parts.text_encoder.parameters())
+    assert any("temp_" in name for name in moved)
+    assert any(name.startswith("cam.") for name in moved)
+    assert not any("resnets" in name and name.startswith("unet.") for name in moved)
+
+
+def test_many_windows_are_nearly_pure_noise() -> None:
+    stage, clean = cam_apm_stage(), torch.zeros(400, 12, 1, 8, 8)
+    recipe = CamApmRecipe(blind_share=0.5, blind_time=0.01)
+    _, _, timesteps = stage._noised(clean, recipe, torch.Generator().manual_seed(0))
+    assert 0.45 < (timesteps > 990).float().mean() < 0.65

@@ -11,10 +11,11 @@ from st2v_stream.networks.resampler import LatentImageEncoder
 from st2v_stream.networks.sampling import make_sampler
 from st2v_stream.networks.unet import StreamingUNet
 from st2v_stream.networks.vae import FrameAutoencoder
-from st2v_stream.training.export import EXAMPLE_PROMPTS, export
+from st2v_stream.training.export import DISTILLED_PRESETS, EXAMPLE_PROMPTS, export, scheduler_of_stage
+from st2v_stream.training.recipe import DistilRecipe
 from st2v_stream.training.text import MAX_TOKENS, new_tokenizer
 from st2v_stream.training.vae import finished, new_autoencoder
-from training.tiny_training import tiny_parts
+from training.tiny_training import tiny_autoencoder, tiny_parts
 
 
 def exported(folder: Path) -> tuple[torch.nn.Module, FrameAutoencoder]:
@@ -67,3 +68,18 @@ def test_the_card_is_whole(tmp_path: Path) -> None:
     assert len(card["example_prompts"]) == 6
     assert card["first_chunk_frames"] == 16
     assert card["chunk_frames"] == 8
+
+
+def test_distilled_weights_are_sampled_in_first_order(tmp_path: Path) -> None:
+    assert "solver_order" not in scheduler_of_stage("cam-apm")
+    assert scheduler_of_stage("distil")["solver_order"] == 1
+    export(tiny_parts(), tiny_autoencoder(), tmp_path / "model", scheduler=scheduler_of_stage("distil"))
+    settings = json.loads((tmp_path / "model" / "scheduler" / "scheduler_config.json").read_text())
+    assert settings["solver_order"] == 1
+
+
+def test_no_preset_guides_distilled_weights() -> None:
+    for settings in DISTILLED_PRESETS.values():
+        assert settings["guidance_scale"] == 1.0  # first pictures have a model of their own, which is not distilled
+        assert settings["num_inference_steps"] in {count for count, _ in DistilRecipe().steps}
+        assert settings.get("first_chunk_num_inference_steps", 4) == DistilRecipe().image_steps

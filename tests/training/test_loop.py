@@ -85,3 +85,14 @@ def test_the_log_has_one_json_line_per_validation(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert len(rows) >= 3
     assert {"stage", "step", "elapsed_s", "rate", "loss", "seen"} <= set(rows[0])
+
+
+def test_with_steps_the_clock_does_not_matter(tmp_path: Path) -> None:
+    slow, fast = CountingStage(), CountingStage()
+    make_loop(tmp_path / "slow", slow, total_steps=8).run()
+    loop = make_loop(tmp_path / "fast", fast, total_steps=8)
+    loop.clock = lambda: 0.0
+    assert loop.run()
+    assert slow.rates == fast.rates
+    assert len(fast.rates) == 8
+    assert fast.rates[-1] == pytest.approx(0.25)  # an eighth is left, the second half falls
