@@ -11,21 +11,24 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from st2v_stream import __version__
+from st2v_stream import generate_arguments as arguments
 from st2v_stream.checkpoints import command as weights
-from st2v_stream.config import read_config
+from st2v_stream.config import Config, read_config
 from st2v_stream.direction import PRESETS, Timeline
-from st2v_stream.errors import St2vError
-from st2v_stream.types import CreateVideo
+from st2v_stream.errors import InvalidRequest, St2vError, UnknownModel
+from st2v_stream.types import ModelEntry
 
 if TYPE_CHECKING:
     from st2v_stream.streaming.autoregressive import StopSignal
-    from st2v_stream.types import ModelEntry
+    from st2v_stream.types import Generator
+
+TESTCARD = "testcard"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,6 +73,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ... (auto)")
     parser.add_argument("--preset", choices=PRESETS, help="default preset of new videos (live)")
     parser.add_argument("--allowed-host", dest="allowed_hosts", action="append", help="a further host name to answer to")
+    arguments.add_base_model(parser)
     parser.set_defaults(run=_serve)
 
 
@@ -80,64 +84,108 @@ def _serve(args: argparse.Namespace) -> int:
     names = ("host", "port", "model", "data_dir", "device", "preset", "allowed_hosts")
     config = read_config({name: getattr(args, name) for name in names})
     models = known_models(device=config.device)
-    entry = resolve_model(config.model, config.device)
+    entry = resolve_model(
+        arguments.model_name(args, config.model, by_default=Config().model),
+        config.device,
+        base_model=args.base_model,
+        offload_models=args.offload_models,
+    )
     models[entry.card.name] = entry
     asyncio.run(serve(replace(config, model=entry.card.name), models))
     return 0
 
 
-def resolve_model(name: str, device: str) -> ModelEntry:
-    """A known model by name, or a folder with a card.json. Raises `UnknownModel` or `CheckpointError`."""
-    from st2v_stream.checkpoints.models import find_folder, folder_entry, known_models
+def resolve_model(
+    name: str,
+    device: str,
+    *,
+    base_model: str | None = None,
+    offload_models: bool = False,
+    width: int | None = None,
+    height: int | None = None,
+) -> ModelEntry:
+    """A known model by name, or a folder with a card.json; with a base, moved stage by stage, or at a size where asked.
 
-    known = known_models(device=device)
-    if name in known:
+    Raises `UnknownModel`, `CheckpointError`, or `InvalidRequest` for what this model does not have.
+    """
+    from st2v_stream.checkpoints.models import find_folder, folder_entry, known_models
+    from st2v_stream.checkpoints.sizes import at_size
+
+    known, plain = known_models(device=device), (base_model, width, height) == (None, None, None) and not offload_models
+    if name in known and plain:
         return known[name]
-    if Path(name).is_dir():
-        return folder_entry(Path(name), device=device)
-    return folder_entry(find_folder(name), device=device)  # raises, naming what is known
+    if name == TESTCARD:
+        raise InvalidRequest("the test card has one size and no networks", expected="no option for a model", param="model")
+    folder = Path(name) if name not in known and Path(name).is_dir() else _published_or(find_folder, name)
+    entry = folder_entry(folder, device=device, base_model=base_model)
+    if plain:
+        return entry
+    card = at_size(entry.card, folder, width, height)
+
+    def load() -> Generator:
+        from st2v_stream.checkpoints.load import load_generator
+
+        return load_generator(folder, device, base_model=base_model, offload_models=offload_models, width=width, height=height)
+
+    return ModelEntry(card, load)
+
+
+def _published_or(find_folder: Callable[[str], Path], name: str) -> Path:
+    """Its folder. Raises `UnknownModel`, saying for the published model how it gets here."""
+    try:
+        return find_folder(name)
+    except UnknownModel as error:
+        if name != arguments.PUBLISHED_MODEL:
+            raise
+        expected = f"checkpoints/{name} (docs/checkpoints.md says how), or --model FOLDER"
+        raise UnknownModel("the published weights are not here", expected=expected, received=name, param="model") from error
 
 
 # ---------------------------------------------------------------- generate
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--prompt", required=True, help="what the film shows")
-    parser.add_argument("--negative-prompt", default="", help="what it should not show")
-    parser.add_argument("--model", help="name of a known model, or a folder (storybook)")
-    parser.add_argument("--num-frames", "--num_frames", type=int, default=120, help="frames; rounded up to whole chunks (120)")
-    parser.add_argument("--seed", type=int, default=33, help="the same seed gives the same film (33)")
-    parser.add_argument("--preset", choices=PRESETS, help="published, default or live (live)")
-    parser.add_argument("--num-inference-steps", "--num_steps", type=int, help="denoising steps per chunk (the preset's)")
-    parser.add_argument("--guidance-scale", type=float, help="classifier-free guidance (the preset's)")
-    parser.add_argument("--device", help="auto, cpu, cuda ... (auto)")
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
-    parser.add_argument("-o", "--output", type=Path, default=Path("film.mp4"), metavar="FILE", help="an MP4 (film.mp4)")
+    arguments.add_arguments(parser)
     parser.set_defaults(run=_generate)
 
 
 def _generate(args: argparse.Namespace) -> int:
-    from st2v_stream.generate import FilmFile, save_film
+    from st2v_stream.generate import save_film
     from st2v_stream.streaming.autoregressive import StopSignal
-    from st2v_stream.videos.requests import new_view
+    from st2v_stream.videos.requests import check_num_frames, direction_of
 
+    arguments.check(args)
     config = read_config({name: getattr(args, name) for name in ("model", "device", "preset")})
-    entry = resolve_model(config.model, config.device)
+    entry = resolve_model(
+        arguments.model_name(args, config.model, by_default=Config().model),
+        config.device,
+        base_model=args.base_model,
+        offload_models=args.offload_models,
+        width=args.width,
+        height=args.height,
+    )
     card = entry.card
-    fields = ("prompt", "negative_prompt", "num_frames", "seed", "guidance_scale", "num_inference_steps")
-    request = CreateVideo(preset=config.preset, **{name: getattr(args, name) for name in fields})
-    view = new_view(request, card, config, video_id="", created_at_s=0)
-    assert view.direction is not None
-    for warning in view.warnings:
+    direction = direction_of(arguments.request(args, config.preset), card, config)
+    check_num_frames(args.num_frames, card, config)
+    reference = arguments.reference(args, card)
+    film = arguments.film_file(args, card, direction)
+    for warning in arguments.warnings(args, card, direction, config.device):
         print(f"st2v: {warning}", file=sys.stderr)
-    film = FilmFile(args.output, card.spec, title=args.prompt, overwrite=args.overwrite)
-    stop = StopSignal()
-    timeline, live = Timeline(view.direction), sys.stderr.isatty()
+    stop, live = StopSignal(), sys.stderr.isatty()
     with _interrupt_stops(stop):
-        making = save_film(entry.load, timeline, args.num_frames, film, stop=stop, report=_progress, every_step=live)
+        making = save_film(
+            entry.load,
+            Timeline(direction),
+            args.num_frames,
+            film,
+            stop=stop,
+            report=_progress,
+            every_step=live,
+            reference=reference,
+        )
         frames = asyncio.run(making)
     word = "stopped, kept" if stop.is_set else "made"
-    print(f"\n{word} {frames} frames ({frames / card.spec.fps:.1f} s): {args.output}", file=sys.stderr)
+    print(f"\n{word} {frames} frames ({frames / card.spec.fps:.1f} s): {film.path}", file=sys.stderr)
     return 0
 
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import itertools
 import os
+import re
 import time
+import unicodedata
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
+from uuid import uuid4
 
 from st2v_stream.chunk import Chunk, StreamSpec
 from st2v_stream.direction import Timeline
 from st2v_stream.errors import InvalidRequest, StoreError, StoreFull
 from st2v_stream.media.encode import encode_segment
 from st2v_stream.media.remux import progressive_mp4
-from st2v_stream.media.segment import EncodeSpec, Segment
+from st2v_stream.media.segment import EncodeSpec
 from st2v_stream.streaming.autoregressive import StopSignal, stream_chunks
 from st2v_stream.streaming.prefetch import prefetch
 from st2v_stream.streaming.worker import ThreadWorker
@@ -25,46 +31,90 @@ from st2v_stream.types import Generator, Reference
 
 _RECENT_CHUNKS = 8
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_STEM_BYTES = 100
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in "0123456789¹²³")}
 
 
 class FilmFile:
     """An MP4 that grows: a fragmented file that any player opens at any moment, remuxed once it is whole.
 
+    num_frames: where the film ends (None: with its last chunk). metadata: title, comment and the like, written when it is
+    whole. numbered: where the name is taken, `name_2.mp4` and so on; the folder is made if it is not there. Memory does
+    not grow with the film.
+
     Refuses early, before anything is computed, what would fail at the end: an existing file, a missing or read-only folder.
     """
 
-    def __init__(self, path: Path, spec: StreamSpec, *, title: str, overwrite: bool = False) -> None:
-        if path.exists() and not overwrite:
-            raise InvalidRequest(f"{path} exists", expected="a new file name, or --overwrite", param="output")
-        if path.is_dir():
+    def __init__(
+        self,
+        path: Path,
+        spec: StreamSpec,
+        *,
+        title: str,
+        overwrite: bool = False,
+        num_frames: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+        numbered: bool = False,
+    ) -> None:
+        if path.is_dir() and not numbered:
             raise InvalidRequest(f"{path} is a folder", expected="the name of a file", param="output")
-        if not path.parent.is_dir():
-            raise InvalidRequest("the output folder does not exist", expected="an existing folder", received=str(path.parent))
-        if not os.access(path.parent, os.W_OK):
-            raise InvalidRequest("the output folder is read-only", expected="a writable folder", received=str(path.parent))
-        self._path = path
-        self._title = title
+        if path.exists() and not (overwrite or numbered):
+            raise InvalidRequest(f"{path} exists", expected="a new file name, or --overwrite", param="output")
+        _check_folder(path.parent, may_be_made=numbered)
+        self.path = path
+        self._overwrite, self._numbered = overwrite, numbered
+        self._num_frames, self._frames = num_frames, 0
+        self._metadata = {"title": title, **(metadata or {})}
         self._encode_spec = EncodeSpec.for_stream(spec, "preview")
         self._file: IO[bytes] | None = None
-        self._segments: list[Segment] = []
-        self._whole_bytes = 0
+        self._segment_bytes: list[int] = []
+        self._init_bytes = 0
 
-    def append(self, chunk: Chunk) -> None:
-        """Encode the chunk and write it through to the disk. On a full disk the file ends with the last whole chunk."""
-        segment = encode_segment(chunk, self._encode_spec)
+    def append(self, chunk: Chunk) -> int:
+        """Encode the chunk and write it through to the disk; returns how many of its frames belong to the film.
+
+        On a full disk the file ends with the last whole chunk.
+        """
+        kept = self._cut(chunk)
+        if not len(kept.frames):
+            return 0
+        segment = encode_segment(kept, self._encode_spec)
+        whole_bytes = self._init_bytes + sum(self._segment_bytes)
         try:
             if self._file is None:
-                self._file = self._path.open("wb", buffering=0)
+                self._file = self._open()
                 self._write(segment.init)
+                self._init_bytes = len(segment.init)
             self._write(segment.data)
             os.fsync(self._file.fileno())
         except OSError as error:
             if self._file is not None:
-                self._file.truncate(self._whole_bytes)
+                self._file.truncate(whole_bytes)
             kind = StoreFull if error.errno in _NO_SPACE else StoreError
-            raise kind(f"cannot write {self._path}", expected="space and permission", received=error.strerror) from error
-        self._whole_bytes = self._file.tell()
-        self._segments.append(segment)
+            raise kind(f"cannot write {self.path}", expected="space and permission", received=error.strerror) from error
+        self._segment_bytes.append(len(segment.data))
+        self._frames += segment.frames
+        return segment.frames
+
+    def _cut(self, chunk: Chunk) -> Chunk:
+        """The chunk as far as the film goes: models make whole chunks, people ask for any number of frames."""
+        left = len(chunk.frames) if self._num_frames is None else self._num_frames - self._frames
+        return chunk if left >= len(chunk.frames) else replace(chunk, frames=chunk.frames[: max(0, left)])
+
+    def _open(self) -> IO[bytes]:
+        """Claims the name, or the next free one: another process may have taken it while the model was loading."""
+        if self._overwrite:
+            return self.path.open("wb", buffering=0)
+        if not self._numbered:
+            return self.path.open("xb", buffering=0)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        names = itertools.chain([self.path], (self.path.with_stem(f"{self.path.stem}_{n}") for n in itertools.count(2)))
+        for path in names:
+            with contextlib.suppress(FileExistsError):
+                file = path.open("xb", buffering=0)
+                self.path = path
+                return file
+        raise AssertionError("unreachable: numbers do not end")
 
     def _write(self, content: bytes) -> None:
         assert self._file is not None
@@ -79,18 +129,55 @@ class FilmFile:
         if self._file is None:
             return
         self._file.close()
-        if not self._segments:
-            self._path.unlink()
+        if not self._segment_bytes:
+            self.path.unlink()
             return
-        part = self._path.with_name(self._path.name + ".part")
+        part = self.path.with_name(f".{self._short_stem}.{uuid4().hex}.part")
         try:
-            progressive_mp4(self._segments[0].init, [s.data for s in self._segments], part, metadata={"title": self._title})
-            part.replace(self._path)
+            with self.path.open("rb") as file:
+                init = file.read(self._init_bytes)
+                segments = (file.read(size) for size in self._segment_bytes)
+                progressive_mp4(init, segments, part, metadata=self._metadata)
+            part.replace(self.path)
         except OSError as error:
             if error.errno not in _NO_SPACE:
                 raise
         finally:
             part.unlink(missing_ok=True)
+
+    @property
+    def _short_stem(self) -> str:
+        """Temporary names are longer than the film's: file systems end at 255 bytes."""
+        return self.path.stem[:20]
+
+
+def _check_folder(folder: Path, *, may_be_made: bool) -> None:
+    """Raise `InvalidRequest` unless files can be written there (after making it, if it may be made)."""
+    nearest = folder
+    while may_be_made and not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        expected = "a folder" if may_be_made else "an existing folder"
+        raise InvalidRequest("the output folder does not exist", expected=expected, received=str(nearest), param="output")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InvalidRequest(
+            "the output folder is read-only", expected="a writable folder", received=str(nearest), param="output"
+        )
+
+
+def file_stem(prompt: str) -> str:
+    """A file name without its ending that says what the prompt says, whatever the prompt.
+
+    Letters and digits of every script are kept, everything else becomes `_`; at most 100 bytes, so that a number and an
+    ending fit; no name that Windows keeps for devices; `film` if nothing is left.
+    """
+    text = unicodedata.normalize("NFC", prompt)
+    kept = "".join(c if unicodedata.category(c)[0] in "LNM" else "_" for c in text)
+    short = kept.encode(errors="ignore")[:_STEM_BYTES].decode(errors="ignore")
+    stem = re.sub("_+", "_", short).strip("_")
+    if stem.upper() in _DEVICES:
+        return f"{stem}_film"
+    return stem or "film"
 
 
 async def save_film(
@@ -104,7 +191,7 @@ async def save_film(
     every_step: bool = True,
     reference: Reference | None = None,
 ) -> int:
-    """Load the generator, make the film into `film`; returns the number of frames made.
+    """Load the generator, make the film into `film`; returns the number of frames in the file.
 
     reference: the image or clip it starts from (`media.reference.read_reference_file`).
     `report` gets one line per denoising step, or one per chunk. The next chunk is made while the last one is encoded.
@@ -126,8 +213,7 @@ async def save_film(
         )
         async with aclosing(prefetch(made, depth=1)) as chunks:
             async for chunk in chunks:
-                await asyncio.to_thread(film.append, chunk)
-                frames += len(chunk.frames)
+                frames += await asyncio.to_thread(film.append, chunk)
                 meter.chunk_done(chunk)
     finally:
         await worker.aclose()

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from st2v_stream.errors import InvalidRequest
+from st2v_stream.training import finetune
 from st2v_stream.training.recipe import STAGES
 
 
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=0, help="processes that render (default: none, render in place)")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads")
     parser.add_argument("--seed", type=int, default=0)
+    finetune.add_arguments(parser)
 
 
 def seconds(text: str) -> float:
@@ -57,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     """Train as asked. Returns the exit code."""
     import torch
 
+    if args.clips is not None or args.base is not None:
+        return finetune.run(args)
     if args.budget <= 0 or (args.finish is not None and args.finish <= 0):
         raise InvalidRequest("--budget is out of range", expected="a duration above 0", received=args.finish or args.budget)
     if args.steps is not None and args.steps <= 0:
