@@ -25,7 +25,7 @@ from training.tiny_training import TINY_DISTIL, tiny_autoencoder, tiny_parts, ti
 RECIPE = Recipe(
     preview_chunks=1,
     base=BaseRecipe(batch=4),
-    cam_apm=CamApmRecipe(batch=2, image_batch=4),
+    cam_apm=CamApmRecipe(batch=2),
     decoder=DecoderRecipe(films=2, memory_slots=4, memory_frames=16),
     distil=TINY_DISTIL,
     pool=PoolRecipe(films=3, validation_films=3),
