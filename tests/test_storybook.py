@@ -85,9 +85,9 @@ def test_the_scene_is_the_one_asked_for(storybook: Generator, boat: Frames) -> N
 
 
 @pytest.mark.slow
-def test_the_thing_is_the_one_asked_for_and_moves(boat: Frames) -> None:
+def test_the_thing_is_the_one_asked_for_and_moves_as_told(boat: Frames) -> None:
     seen = read_film(boat[:16])  # the renderer finds its own drawing again
-    assert (seen.scene, seen.colour, seen.subject) == ("sea", "red", "boat")
+    assert (seen.scene, seen.colour, seen.subject, seen.motion) == ("sea", "red", "boat", "drifts left")
     assert seen.seen_share > 0.8
     assert np.nanmax(np.ptp(seen.positions[~np.isnan(seen.positions).any(axis=1)], axis=0)) > 0.03, "of the picture's side"
 

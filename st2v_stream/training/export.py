@@ -35,8 +35,8 @@ DESCRIPTION = "Flat story-book scenes with one moving subject; trained from noth
 EXAMPLE_PROMPTS = (
     "a red boat drifts left over the sea",
     "an orange cat bounces above the meadow",
-    "a purple rocket flies up in the night sky",
-    "a green car drifts right across the desert",
+    "a purple rocket flies up above the meadow",
+    "a green fish drifts right across the desert",
     "a blue fish hovers over the sea",
     "a yellow ball bounces over the snow field",
 )
