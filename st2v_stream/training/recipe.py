@@ -62,7 +62,7 @@ class BaseRecipe:
 class CamApmRecipe:
     """Films: every window continues something, with CAM and APM; a new film continues its first picture, held still."""
 
-    budget_share: float = 0.5
+    budget_share: float = 0.48
     learning_rate: LearningRate = LearningRate(peak=2.5e-3, decay_share=0.5)
     spatial_rate: float = 0.0  # of the image model's layers, times the learning rate; 0: only what reads the text learns
     batch: int = 4  # clips of 16 frames
