@@ -71,7 +71,7 @@ def test_pictures_come_nearer_too() -> None:
         return (made - wanted).pow(2).mean().item()
 
     before = error()
-    for step in range(20):
+    for step in range(60):
         stage.train_step(step, 5e-3)
     assert error() < 0.8 * before
 

@@ -82,4 +82,3 @@ def test_no_preset_guides_distilled_weights() -> None:
     for settings in DISTILLED_PRESETS.values():
         assert settings["guidance_scale"] == 1.0  # first pictures have a model of their own, which is not distilled
         assert settings["num_inference_steps"] in {count for count, _ in DistilRecipe().steps}
-        assert settings.get("first_chunk_num_inference_steps", 4) == DistilRecipe().image_steps
