@@ -10,6 +10,7 @@ from st2v_stream.errors import InvalidRequest
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the table."""
+    parser.add_argument("--model", help="a storybook model by name, or its folder (storybook)")
     parser.add_argument(
         "--quick", action="store_true", help="a small table in minutes: it shows that the rows run, not who wins"
     )
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the table of model `args.target`. Returns the exit status. Raises `InvalidRequest`, `CheckpointError`."""
+    """Make the table of model `args.model`. Returns the exit status. Raises `InvalidRequest`, `CheckpointError`."""
     try:
         from st2v_stream.evaluation.ablation_study import FULL, QUICK, Study
     except ImportError as error:
@@ -30,7 +31,8 @@ def run(args: argparse.Namespace) -> int:
     from st2v_stream.evaluation.ablation_rows import chosen_rows
     from st2v_stream.worlds.judge import Judge, judge_digest
 
+    model = Path(args.model) if Path(args.model).is_dir() else find_folder(args.model)
     rows, plan = chosen_rows(args.rows), QUICK if args.quick else FULL
     out = args.out or Path("runs") / ("ablation-quick" if args.quick else "ablation")
-    Study(plan, find_folder(args.target), out, judge=Judge.load(), judge_digest=judge_digest()).run(rows)
+    Study(plan, model, out, judge=Judge.load(), judge_digest=judge_digest()).run(rows)
     return 0

@@ -100,8 +100,7 @@ def run(args: argparse.Namespace) -> int:
 def _open(args: argparse.Namespace, plan: Plan) -> Evaluation:
     from st2v_stream.checkpoints.models import find_folder
 
-    name = args.model or getattr(args, "target", "storybook")  # `st2v evaluate NAME` puts the name into target
-    model = Path(name) if Path(name).is_dir() else find_folder(name)
+    model = Path(args.model) if Path(args.model).is_dir() else find_folder(args.model)
     presets = tuple(dict.fromkeys(args.presets or DEFAULT_PRESETS))
     return Evaluation(model, args.out, plan, presets, args.device, is_quick=args.quick)
 

@@ -40,7 +40,7 @@ from st2v_stream.worlds.storybook import FilmSpec
 SPLITS = ("seen", "held_out_pair", "held_out_motion")
 OPENING_FRAMES = 16
 IDENTITY_FRAMES = 96  # a traveller is out after about 40 frames, back after about 60, and must then be seen for a while
-TRAVELLERS = ("drifts left", "drifts right", "flies up")
+TRAVELLERS = storybook.TRAVELS
 _SEED = 0
 _GENERATOR_MODULES = (conditioning, first_chunk, memory, streamingt2v)
 _NETWORK_MODULES = (apm, ar_step, cam, guidance, resampler, sampling, unet, vae, video_blocks)

@@ -50,7 +50,9 @@ class Lineage:
             parts = self._untrained()
             parts.load_state_dict(load_checkpoint(newest / CHECKPOINT)["stage"]["average"])
             return parts
-        return None if self.origin is None else load_export(self.origin)[0]
+        if self.origin is None:
+            return None
+        return load_base(self.origin) if stage == "base" else load_export(self.origin)[0]
 
     def base_after(self, stage: str) -> Parts | None:
         """The image model that begins films; None where there is none besides the newest networks themselves."""

@@ -61,8 +61,16 @@ def _draw_film(rng: np.random.Generator, recipe: PoolRecipe) -> _Film:
     spec = storybook.sample_spec(rng)
     is_second_chunk = rng.random() < recipe.second_chunk_share
     start = TAIL_FRAMES if is_second_chunk else int(rng.integers(TAIL_FRAMES, recipe.last_frame))
+    if rng.random() < recipe.re_entry_share:
+        start = _before_re_entry(spec, start, rng)
     distance = int(rng.choice(recipe.anchor_distances))
     return _Film(spec, start, (0, max(0, start - distance)))
+
+
+def _before_re_entry(spec: storybook.FilmSpec, start: int, rng: np.random.Generator) -> int:
+    """Of a traveller a later start, such that it comes back while the window lasts or just before."""
+    re_entry = storybook.next_re_entry(spec, start + WINDOW_FRAMES)
+    return start if re_entry is None else re_entry - int(rng.integers(WINDOW_FRAMES))
 
 
 def _render_film(film: _Film, size: int) -> np.ndarray:

@@ -53,8 +53,8 @@ class BaseRecipe:
     learning_rate: LearningRate = LearningRate(peak=2.5e-3, decay_share=0.5)
     batch: int = 64  # images
     timestep_shift: float = 3.0
-    blind_share: float = 0.3  # of the images are noised to t in 1 - blind_time .. 1
-    blind_time: float = 0.03
+    blind_share: float = 0.6  # of the images are noised to t in 1 - blind_time .. 1
+    blind_time: float = 0.01
     earliness: float = 5.0  # frame number = 16 u^earliness: mostly first frames
 
 
@@ -153,7 +153,8 @@ class PoolRecipe:
     films: int = 4000
     validation_films: int = 96
     last_frame: int = 1200  # later windows start anywhere before this frame
-    second_chunk_share: float = 0.3  # of the later windows start at frame 8, as the first continuation does
+    second_chunk_share: float = 0.2  # of the later windows start at frame 8, as the first continuation does
+    re_entry_share: float = 0.4  # of the travellers' later windows see the subject come back
     anchor_distances: tuple[int, ...] = (8, 40, 120, 300)
 
 
@@ -171,6 +172,17 @@ class Recipe:
     distil: DistilRecipe = field(default_factory=DistilRecipe)
     diffusion: DiffusionRecipe = field(default_factory=DiffusionRecipe)
     pool: PoolRecipe = field(default_factory=PoolRecipe)
+
+    def continued(self) -> Recipe:
+        """On trained weights: lower rates (the peak unlearns what took hours, docs/log.md), all layers of the video model, and
+        more of what long films need, continuations, once starts are learned."""
+        base_rate = dataclasses.replace(self.base.learning_rate, peak=2e-3, decay_share=0.6)
+        rate = dataclasses.replace(self.cam_apm.learning_rate, peak=1e-3, decay_share=0.7)
+        return dataclasses.replace(
+            self,
+            base=dataclasses.replace(self.base, learning_rate=base_rate),
+            cam_apm=dataclasses.replace(self.cam_apm, learning_rate=rate, spatial_rate=0.3, blind_share=0.5, start_share=0.3),
+        )
 
     def for_device(self, device: str) -> Recipe:
         """A GPU takes larger batches and more films; everything else stays."""

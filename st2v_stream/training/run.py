@@ -55,7 +55,8 @@ class Training:
 
     @classmethod
     def from_arguments(cls, args: argparse.Namespace) -> Training:
-        recipe = dataclasses.replace(Recipe().for_device(args.device), seed=args.seed)
+        plain = Recipe() if args.origin is None else Recipe().continued()
+        recipe = dataclasses.replace(plain.for_device(args.device), seed=args.seed)
         stages = MODEL_STAGES if args.stage == "all" else (args.stage,)
         if args.finish is not None:
             stages = ("cam-apm",)

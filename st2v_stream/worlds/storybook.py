@@ -11,6 +11,7 @@ Lengths are fractions of the frame's side, y points down, frames are square `(S,
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -37,9 +38,12 @@ WHITE: Colour = (255, 255, 255)
 SUPERSAMPLING = 2  # drawn at twice the size and area-averaged: edges move smoothly at 64 pixels
 SUBPIXEL_BITS = 4  # OpenCV coordinates in 1/16 pixel
 
-# A drifter's track is this many frame sides long. A subject is about .5 wide, so it is out of sight for .2 / .024 = 8
-# frames: the 8-frame tail that the model continues from still shows (nearly) always where it went.
-TRACK_LENGTH = 1.7
+# A traveller's track is this many frame sides long. A subject is .4 to .5 wide, so it has hardly left when it comes back on
+# the other side: the 8-frame tail that the model continues from always shows where it is. At 1.7 it was out of sight for 8 to
+# 14 frames, which no tail of 8 can count; films went empty and stayed so (docs/log.md).
+TRACK_LENGTH = 1.45
+
+TRAVELS = ("drifts left", "drifts right", "flies up")
 
 # Bobbing and bouncing begin near zero: a picture and the caption together say what comes next, so that a film can be
 # started from a picture. Later windows meet every phase.
@@ -121,6 +125,15 @@ def position(spec: FilmSpec, t: float) -> Point:
     if spec.motion == "bounces":
         return spec.start_x, 0.70 - 0.38 * abs(math.sin(8.3 * travelled + spec.phase))
     return spec.start_x, spec.start_y + 1.25 * bob
+
+
+def next_re_entry(spec: FilmSpec, t: int) -> int | None:
+    """The first frame after t in which the subject is on the other side of its track; None if it never goes there."""
+    if spec.motion not in TRAVELS:
+        return None
+    places = [position(spec, number) for number in range(t, t + math.ceil(TRACK_LENGTH / spec.speed) + 2)]
+    jumps = (n for n, (a, b) in enumerate(itertools.pairwise(places), start=t + 1) if math.dist(a, b) > TRACK_LENGTH / 2)
+    return next(jumps)
 
 
 def _on_track(distance: float) -> float:

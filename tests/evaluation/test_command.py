@@ -289,6 +289,25 @@ class TestStorybook:
         assert not is_storybook("testcard")
         assert not is_storybook("--table")
 
+    @pytest.mark.parametrize("given", [(), ("--model", "storybook"), ("--model", "checkpoints/storybook")])
+    def test_the_table_is_of_the_model_that_is_named(self, given: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+        from st2v_stream.evaluation import ablation_study
+
+        studied: list[Path] = []
+
+        class Study:
+            def __init__(self, plan: object, origin: Path, *rest: object, **more: object) -> None:
+                studied.append(origin)
+
+            def run(self, rows: object) -> None:
+                assert studied
+
+        monkeypatch.setattr(ablation_study, "Study", Study)
+        monkeypatch.chdir(Path(__file__).parents[2])
+        assert evaluate("storybook", "--table", "--quick", *given) == 0
+        assert [folder.name for folder in studied] == ["storybook"]
+        assert (studied[0] / "model_index.json").is_file()
+
     def test_the_real_ones_take_their_options(self, capsys: pytest.CaptureFixture[str]) -> None:
         for arguments in (("storybook", "--help"), ("storybook", "--table", "--help")):
             with pytest.raises(SystemExit, match="0"):

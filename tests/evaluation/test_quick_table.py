@@ -23,6 +23,6 @@ def test_the_quick_table_is_ready_in_ten_minutes(tmp_path: Path) -> None:
     assert time.monotonic() - began < PROMISED_S
     report = json.loads(done.stdout.splitlines()[-1])
     named = json.dumps(report)
-    for row in ("cam", "addition", "concatenation", "nothing"):
+    for row in ("cam", "addition", "concatenation", "none", "apm-off", "blend-coded", "blend-paper"):
         assert row in named, row
     assert (tmp_path / "table.md").read_text().count("\n|") > 10

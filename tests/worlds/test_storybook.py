@@ -66,12 +66,31 @@ def test_travellers_go_where_the_caption_says(motion: str, axis: int, sign: int)
     assert 0.25 < sign * travelled < 0.45
 
 
-def test_a_drifter_is_out_of_sight_for_about_eight_frames() -> None:
-    spec = make_spec("drifts right", 5)
-    seen = [bool(storybook.subject_mask(spec, t).any()) for t in range(200)]
-    lengths = [len(list(run)) for is_seen, run in itertools.groupby(seen) if not is_seen]
-    assert lengths
-    assert all(3 <= length <= 14 for length in lengths)
+@pytest.mark.parametrize("motion", storybook.TRAVELS)
+def test_eight_frames_always_show_a_traveller(motion: str) -> None:
+    """The tail of a film is all that its continuation knows of where the subject is."""
+    for number, subject in enumerate(captions.SUBJECTS):
+        spec = storybook.spec_for_words(np.random.default_rng(number), "red", subject, "meadow", motion)
+        seen = [bool(storybook.subject_mask(spec, t).sum() > 8) for t in range(130)]
+        lengths = [len(list(run)) for is_seen, run in itertools.groupby(seen) if not is_seen]
+        assert max(lengths, default=0) < 8, (spec.subject, lengths)
+
+
+@pytest.mark.parametrize("motion", storybook.TRAVELS)
+def test_a_re_entry_is_where_the_subject_changes_sides(motion: str) -> None:
+    spec = make_spec(motion, 3)
+    frame = storybook.next_re_entry(spec, 16)
+    assert frame is not None
+    axis = 1 if motion == "flies up" else 0
+    before, after = storybook.position(spec, frame - 1)[axis], storybook.position(spec, frame)[axis]
+    assert abs(before - after) > 1
+    later = storybook.next_re_entry(spec, frame)
+    assert later is not None
+    assert 55 < later - frame < 67  # the track's length over 0.022 .. 0.026 sides per frame
+
+
+def test_who_stays_never_re_enters() -> None:
+    assert storybook.next_re_entry(make_spec("hovers", 3), 0) is None
 
 
 def test_the_mask_is_where_the_subject_is() -> None:
