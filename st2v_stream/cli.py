@@ -1,4 +1,4 @@
-"""The command line: `st2v serve`, `generate`, `models`, `pull`, `convert`, `train`, `evaluate`.
+"""The command line: `st2v serve`, `generate`, `watch`, `link`, `models`, `pull`, `convert`, `train`, `evaluate`.
 
 Flags, then `ST2V_*` environment, then `st2v.toml` (see config.py). Errors are one sentence on stderr and exit status 2.
 """
@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from st2v_stream import __version__
+from st2v_stream import __version__, watch
 from st2v_stream import generate_arguments as arguments
 from st2v_stream.checkpoints import command as weights
 from st2v_stream.config import Config, read_config
@@ -53,6 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_serve(commands.add_parser("serve", help="run the server and its page"))
     _add_generate(commands.add_parser("generate", help="make a film into a file that plays while it grows"))
+    watch.add_watch(commands.add_parser("watch", help="follow a film of a server in the terminal or a window"))
+    watch.add_link(commands.add_parser("link", help="a link that shows a film to others, or takes that back"))
+    _add_fsck(commands.add_parser("fsck", help="check that every film is whole; make the database anew"))
     weights.add_models(commands.add_parser("models", help="what makes films here, which published weights are known"))
     weights.add_pull(commands.add_parser("pull", help="fetch published weights"))
     weights.add_convert(commands.add_parser("convert", help="published torch files to a model folder"))
@@ -208,6 +211,35 @@ def _interrupt_stops(stop: StopSignal) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+# ---------------------------------------------------------------- fsck
+
+
+def _add_fsck(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data-dir", help="where videos are kept (./data)")
+    parser.add_argument("--rebuild", action="store_true", help="first make the database anew from videos/*.jsonl")
+    parser.add_argument("--json", action="store_true", help="the report as one line of JSON")
+    parser.set_defaults(run=_fsck)
+
+
+def _fsck(args: argparse.Namespace) -> int:
+    """Exit status 0: whole; 1: something is damaged or lost; 2: it could not be looked at."""
+    from st2v_stream.store import fsck
+
+    data_dir, lost = read_config({"data_dir": args.data_dir}).data_dir, False
+    if args.rebuild:
+        from st2v_stream.store.rebuild import rebuild
+
+        rebuilt = rebuild(data_dir)
+        aside = "" if rebuilt.put_aside is None else f"; the old database is {rebuilt.put_aside.name}"
+        print(
+            "\n".join((*(f"lost: {text}" for text in rebuilt.lost), f"rebuilt {rebuilt.films} films{aside}")), file=sys.stderr
+        )
+        lost = bool(rebuilt.lost)
+    report = fsck.check(data_dir)
+    print(fsck.as_json(report) if args.json else "\n".join((*map(str, report.findings), fsck.summary(report))))
+    return int(report.is_damaged or lost)
 
 
 # ---------------------------------------------------------------- train, evaluate

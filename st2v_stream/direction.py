@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from st2v_stream.errors import InvalidRequest
 
@@ -15,6 +15,14 @@ DEFAULT_SEED = 33
 MAX_SEED = 2**63 - 1
 MAX_STEPS = 1000
 MAX_GUIDANCE_SCALE = 100.0
+MAX_TRANSITION_CHUNKS = 64
+
+Prompts: TypeAlias = tuple[tuple[str, float], ...]
+"""Prompts and their weights, ((text, weight), ...)."""
+
+_OF_FIRST_CHUNK = ("guidance_scale", "num_inference_steps")
+_WEIGHT_DIGITS = 6
+"""Weights are rounded, so that they read well and mean the same wherever they were worked out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +35,7 @@ class Direction:
     leans on it, and it is made only once.
     """
 
-    prompts: tuple[tuple[str, float], ...]
+    prompts: Prompts
     negative_prompt: str = ""
     guidance_scale: float = 1.0
     num_inference_steps: int = 6
@@ -78,10 +86,46 @@ class Direction:
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """From chunk `index` on, these fields of the Direction are different."""
+    """From chunk `index` on, these fields of the Direction are different.
+
+    transition_chunks: a new prompt is mixed in over so many chunks, in equal steps, before it stands alone; everything
+    else changes at once.
+    """
 
     index: int
     changes: Mapping[str, Any]
+    transition_chunks: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.index >= 0, "index", "a whole number from 0", self.index)
+        expected = f"a whole number from 0 to {MAX_TRANSITION_CHUNKS}"
+        _require(0 <= self.transition_chunks <= MAX_TRANSITION_CHUNKS, "transition_chunks", expected, self.transition_chunks)
+
+    def applied(self, before: Direction, index: int) -> Direction:
+        """What `before` becomes at chunk `index`, which is the cue's own or a later one."""
+        changes, step = dict(self.changes), index - self.index + 1
+        if self.index == 0:  # what is said of chunk 0 too is said instead of a preset's own values for chunk 0
+            changes = {f"first_chunk_{name}": None for name in _OF_FIRST_CHUNK if name in changes} | changes
+        if "prompts" in changes and step <= self.transition_chunks:
+            changes["prompts"] = mixed_prompts(before.prompts, changes["prompts"], step / (self.transition_chunks + 1))
+        return replace(before, **changes)
+
+    def without(self, fields: Collection[str]) -> Cue:
+        """The same cue without these changes."""
+        changes = {name: value for name, value in self.changes.items() if name not in fields}
+        return Cue(self.index, changes, self.transition_chunks if "prompts" in changes else 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, the inverse of `from_json`."""
+        return {"index": self.index, "changes": dict(self.changes), "transition_chunks": self.transition_chunks}
+
+    @staticmethod
+    def from_json(fields: Mapping[str, Any]) -> Cue:
+        """A Cue from what `to_json` wrote."""
+        changes = dict(fields["changes"])
+        if "prompts" in changes:
+            changes["prompts"] = tuple((text, weight) for text, weight in changes["prompts"])
+        return Cue(fields["index"], changes, fields.get("transition_chunks", 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,24 +140,41 @@ class Timeline:
         direction = self.first
         for cue in sorted(self.cues, key=lambda cue: cue.index):
             if cue.index <= index:
-                direction = replace(direction, **cue.changes)
+                direction = cue.applied(direction, index)
         return direction
+
+    def and_then(self, cue: Cue) -> Timeline:
+        """This timeline with one more cue; one at chunk 0 without a transition changes the first Direction itself."""
+        if cue.index > 0 or cue.transition_chunks > 0:
+            return Timeline(self.first, (*self.cues, cue))
+        return Timeline(cue.applied(self.first, 0), self.cues)
+
+    def turned(self, cue: Cue) -> Timeline:
+        """This timeline with one more cue that holds to the end: from its chunk on earlier cues no longer touch its fields."""
+        if not cue.changes:
+            return self
+        kept = (other if other.index < cue.index else other.without(cue.changes) for other in self.cues)
+        return Timeline(self.first, tuple(other for other in kept if other.changes)).and_then(cue)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, the inverse of `from_json`."""
-        cues = [{"index": cue.index, "changes": dict(cue.changes)} for cue in self.cues]
-        return {"first": self.first.to_json(), "cues": cues}
+        return {"first": self.first.to_json(), "cues": [cue.to_json() for cue in self.cues]}
 
     @staticmethod
     def from_json(fields: Mapping[str, Any]) -> Timeline:
         """A Timeline from what `to_json` wrote."""
-        cues = tuple(Cue(cue["index"], _tuple_prompts(cue["changes"])) for cue in fields["cues"])
-        return Timeline(Direction.from_json(fields["first"]), cues)
+        return Timeline(Direction.from_json(fields["first"]), tuple(Cue.from_json(cue) for cue in fields["cues"]))
 
 
-def _tuple_prompts(changes: Mapping[str, Any]) -> dict[str, Any]:
-    prompts = changes.get("prompts")
-    return dict(changes) if prompts is None else {**changes, "prompts": tuple((text, weight) for text, weight in prompts)}
+def mixed_prompts(before: Prompts, after: Prompts, share: float) -> Prompts:
+    """Two weighted prompts as one: `after` has `share` (0 to 1) of the weight, `before` the rest; the sum is 1."""
+    weights: dict[str, float] = {}
+    for prompts, part in ((before, 1 - share), (after, share)):
+        total = sum(weight for _, weight in prompts)
+        for text, weight in prompts:
+            weights[text] = weights.get(text, 0.0) + part * weight / total
+    rounded = {text: round(weight, _WEIGHT_DIGITS) for text, weight in weights.items()}
+    return tuple((text, weight) for text, weight in rounded.items() if weight > 0)
 
 
 def _require(holds: bool, param: str, expected: str, received: object) -> None:

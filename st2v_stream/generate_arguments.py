@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from st2v_stream import __version__
+from st2v_stream.config import Config
 from st2v_stream.direction import PRESETS, Direction
 from st2v_stream.errors import InvalidRequest
 from st2v_stream.types import CreateVideo, ModelCard, Reference
@@ -124,22 +126,31 @@ def model_name(args: argparse.Namespace, configured: str, *, by_default: str) ->
     return configured
 
 
-def request(args: argparse.Namespace, preset: str) -> CreateVideo:
+def request(args: argparse.Namespace, configured_preset: str) -> CreateVideo:
     """What is asked for, without the picture it starts from."""
     names = ("prompt", "negative_prompt", "num_frames", "seed", "guidance_scale", "num_inference_steps")
-    return CreateVideo(preset=preset, **{name: getattr(args, name) for name in names})
+    return CreateVideo(preset=_preset(args, configured_preset), **{name: getattr(args, name) for name in names})
+
+
+def _preset(args: argparse.Namespace, configured: str) -> str:
+    """A base model alone asks for the published numbers of steps; `live` halves them for people who watch meanwhile."""
+    published = args.base_model is not None and args.preset is None and configured == Config().preset
+    return "default" if published else configured
 
 
 def reference(args: argparse.Namespace, card: ModelCard) -> Reference | None:
     """The image or clip, decoded within bounds. Raises `InvalidRequest`."""
     from st2v_stream.media.reference import read_reference_file
 
-    if args.image is None:
-        return None if args.video is None else read_reference_file(args.video, card.spec, param="video")
-    image = read_reference_file(args.image, card.spec, param="image")
-    if len(image.frames) > 1:
-        raise InvalidRequest(f"{args.image} is a clip", expected="an image, or --video", received="a clip", param="image")
-    return image
+    if args.image is None and args.video is None:
+        return None
+    path, param = (args.image, "image") if args.video is None else (args.video, "video")
+    given = read_reference_file(path, card.spec, param=param)
+    if param == "image" and len(given.frames) > 1:
+        raise InvalidRequest(f"{path} is a clip", expected="an image, or --video", received="a clip", param=param)
+    if param == "video" and len(given.frames) == 1:
+        raise InvalidRequest(f"{path} is no clip", expected="two frames or more, or --image", received="one frame", param=param)
+    return given
 
 
 def film_file(args: argparse.Namespace, card: ModelCard, direction: Direction) -> FilmFile:
@@ -167,7 +178,6 @@ _GIVEN = (
     "image",
     "model",
     "negative_prompt",
-    "num_frames",
     "num_inference_steps",
     "offload_models",
     "preset",
@@ -179,7 +189,10 @@ _GIVEN = (
 
 def recorded(args: argparse.Namespace, card: ModelCard, direction: Direction) -> str:
     """What the film is made with, as JSON: enough to make it again. Of a file its name and hash, not its place."""
-    given = {name: _plain(getattr(args, name)) for name in _GIVEN if getattr(args, name) not in (None, "", False)}
+    flags = {name: getattr(args, name) for name in _GIVEN}
+    given = {name: _plain(value) for name, value in flags.items() if value is not None and value is not False and value != ""}
+    if args.model is not None and os.path.isdir(args.model):
+        given["model"] = Path(args.model).resolve().name
     made_with = {
         "st2v_stream": __version__,
         "model": card.name,
@@ -195,7 +208,7 @@ def recorded(args: argparse.Namespace, card: ModelCard, direction: Direction) ->
 
 def _plain(value: Any) -> Any:
     if not isinstance(value, Path):
-        return Path(value).name if isinstance(value, str) and Path(value).is_dir() else value
+        return value
     return {"name": value.name, "sha256": hashlib.sha256(value.read_bytes()).hexdigest()}
 
 

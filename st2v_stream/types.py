@@ -1,7 +1,7 @@
 """The whole vocabulary on one page: what the rooms promise each other.
 
-Makers implement `Generator`; the flow awaits a `Worker`; everything above speaks to a `Director` and sees only its frozen
-views (`VideoView`, `LogEntry`, `SegmentRef`, `Progress`). No room needs more of another than what stands here.
+Makers implement `Generator` or `Enhancer`; the flow awaits a `Worker`; everything above speaks to a `Director` and sees only
+its frozen views (`VideoView`, `LogEntry`, `SegmentRef`, `Progress`). No room needs more of another than what stands here.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, cast
 
-from st2v_stream.chunk import Frames, Memory, StreamSpec
-from st2v_stream.direction import DEFAULT_SEED, PRESETS, Direction, Preset
+from st2v_stream.chunk import Chunk, Frames, Memory, StreamSpec
+from st2v_stream.direction import DEFAULT_SEED, PRESETS, Cue, Direction, Preset, Timeline
 from st2v_stream.errors import InvalidRequest
 
 T = TypeVar("T")
@@ -118,6 +118,50 @@ class Generator(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class EnhancedChunk:
+    """A preview chunk made sharp.
+
+    chunk: index, start and direction of the preview chunk, frames (T, H', W', 3) uint8 of the enhancer's size, and as its
+    memory the carry after it: with that, enhancement goes on at preview chunk `memory.next_index`, which may lie further on.
+    revision: its n-th making, from 0. is_provisional: made where the film ended for now; if it goes on, it is made again.
+    """
+
+    chunk: Chunk
+    revision: int = 0
+    is_provisional: bool = False
+
+
+class Enhancer(Protocol):
+    """Makes chunks sharp, some frames behind the preview. Owns no state between calls: all of it is in the carry.
+
+    The carry is a `Memory` of the enhancer's own kind: what was begun and is not finished, whatever the film's length.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def lag_frames(self) -> int:
+        """How many frames, from one on, must exist at most until that one is sharp (0: a chunk is, as soon as it exists)."""
+        ...
+
+    def sharp_spec(self, preview: StreamSpec) -> StreamSpec:
+        """What enhanced films of this preview look like: the same chunks, another size."""
+        ...
+
+    def enhance(self, chunk: Chunk, carry: Memory | None, on_step: OnStep) -> tuple[Sequence[EnhancedChunk], Memory]:
+        """Take the next preview chunk -> the chunks that became sharp, maybe none, and the carry after them.
+
+        carry: None begins, with any chunk of a film. Raises `Stopped`, `InvalidRequest` (another chunk, another's carry).
+        """
+        ...
+
+    def finish(self, carry: Memory, on_step: OnStep) -> tuple[Sequence[EnhancedChunk], Memory]:
+        """No chunk follows for now -> the rest, provisional, and the carry with which the film can go on. Raises `Stopped`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class ModelEntry:
     """A model by name: its card, and how to load it (blocking; run it on the worker). load raises `CheckpointError`."""
 
@@ -171,8 +215,8 @@ class SegmentRef:
 class LogEntry:
     """One row of a video's append-only log; `seq` (from 1) is the cursor of everybody who follows.
 
-    kind segment: `segment` is set. reset: chunks from `index` on are no longer part of the film. state: `view` holds
-    the video as it then was.
+    kind segment: `segment` is set. reset: chunks from `index` on are no longer part of the film. cue: `cue` says what
+    changes from chunk `index` on. state: `view` holds the video as it then was.
     """
 
     seq: int
@@ -180,6 +224,7 @@ class LogEntry:
     index: int
     segment: SegmentRef | None = None
     view: VideoView | None = None
+    cue: Cue | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +268,9 @@ class VideoView:
     fork_index: int | None = None
     enhanced_frames: int = 0
     size_bytes: int = 0
+    """Bytes of everything it refers to; what several films share counts for each of them."""
+    when_unwatched: str | None = None
+    """run, or seconds to go on without a viewer; None: as the server is configured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +281,42 @@ class Snapshot:
     view: VideoView
     entries: tuple[LogEntry, ...]
     seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a director may say anew in the middle of a film; None means: as before."""
+
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    guidance_scale: float | None = None
+    num_inference_steps: int | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AddCue:
+    """A checked request for a cue: what changes, and from where on.
+
+    from_index: a chunk; from_s: the first chunk that begins then or later; neither: as soon as can be.
+    transition_chunks: over how many chunks a new prompt is mixed in.
+    """
+
+    changes: Changes
+    from_index: int | None = None
+    from_s: float | None = None
+    transition_chunks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AddedCue:
+    """A cue as it was taken: `cue.index` is the first chunk it will change; `seq`: of its entry in the log."""
+
+    seq: int
+    cue: Cue
+    start: int
+    """First frame of that chunk, counted from the film's beginning."""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +335,30 @@ class CreateVideo:
     title: str | None = None
     reference: Reference | None = field(default=None, repr=False, compare=False)
     """What the film starts from besides the prompt."""
+    cues: tuple[AddCue, ...] = ()
+    """What changes later. One at the film's beginning changes the values above."""
+    first_chunk_guidance_scale: float | None = None
+    first_chunk_num_inference_steps: int | None = None
+    when_unwatched: str | None = None
+    """run, or seconds to go on without a viewer; None: as the server is configured."""
+
+
+@dataclass(frozen=True, slots=True)
+class BranchVideo:
+    """A checked request for a video that shares the chunks before `from_index` with its parent (None: all of them).
+
+    changes: hold from there to the end. num_frames: length of the whole film; by default its parent's plan.
+    model: None = the parent's. or_new_film: where that model cannot go on from here, begin a film of its own from the last
+    frame before instead of refusing.
+    """
+
+    from_index: int | None = None
+    changes: Changes = Changes()
+    transition_chunks: int = 0
+    num_frames: int | Literal["as planned"] | None = "as planned"
+    model: str | None = None
+    title: str | None = None
+    or_new_film: bool = False
 
 
 class Director(Protocol):
@@ -263,12 +371,25 @@ class Director(Protocol):
         ...
 
     async def list(
-        self, *, after: str | None = None, limit: int = 20, order: Literal["asc", "desc"] = "desc"
+        self, *, after: str | None = None, limit: int = 20, order: Literal["asc", "desc"] = "desc", search: str = ""
     ) -> tuple[list[VideoView], bool]:
-        """One page (after = the last id of the page before) and whether there are more."""
+        """One page (after = the last id of the page before) and whether there are more.
+
+        search: words, each of which the title, a prompt or the id contains.
+        """
         ...
 
-    async def delete(self, video_id: str) -> None: ...
+    async def delete(self, video_id: str) -> None:
+        """It is not found from now on, and forgotten when its grace is over."""
+        ...
+
+    async def undelete(self, video_id: str) -> VideoView:
+        """Have a deleted video back. Raises `NotFound` once its grace is over."""
+        ...
+
+    async def edit(self, video_id: str, *, title: str | None = None, when_unwatched: str | None = None) -> VideoView:
+        """Change what is given; when_unwatched: run, or seconds to go on without a viewer."""
+        ...
 
     async def stop(self, video_id: str) -> VideoView:
         """Ask it to end within one denoising step; everything made is kept. Raises `Conflict` if it is not running."""
@@ -276,6 +397,28 @@ class Director(Protocol):
 
     async def continue_(self, video_id: str, num_frames: int | None) -> VideoView:
         """Go on by `num_frames` (None = endless). Raises `Conflict` if it is running."""
+        ...
+
+    async def timeline(self, video_id: str) -> Timeline:
+        """Its Direction and its cues. Raises `NotFound`."""
+        ...
+
+    async def cue(self, video_id: str, request: AddCue) -> AddedCue:
+        """Change what is made from a chunk on: never one that is there or being made, then the next one after is taken.
+
+        When it returns the cue is durable and the chunk it names is not begun.
+        """
+        ...
+
+    async def branch(self, video_id: str, request: BranchVideo) -> VideoView:
+        """A new video that shares chunks with this one. Raises `Conflict` where a model cannot go on from there."""
+        ...
+
+    async def redo(self, video_id: str, from_index: int, seed: int | None = None) -> tuple[VideoView, VideoView]:
+        """Make the chunks from `from_index` on anew, with another seed (None = drawn); watchers are told by a reset.
+
+        Returns the video, and the one that keeps the film as it was.
+        """
         ...
 
     async def snapshot(self, video_id: str) -> Snapshot: ...

@@ -62,7 +62,10 @@ def test_the_film_has_as_many_frames_as_asked_for(made, spelling: str, frames: i
         (["--image-guidance", "2.5"], "guidance_scale", 2.5),
         (["--guidance_scale", "2.5"], "guidance_scale", 2.5),
         (["--negative_prompt", "rain"], "negative_prompt", "rain"),
+        (["--negative_prompt", "blur, " * 100], "negative_prompt", "blur, " * 100),
         (["--seed", "4"], "seed", 4),
+        (["--seed", "0"], "seed", 0),
+        (["--image_guidance", "0"], "guidance_scale", 0.0),
         (["--preset", "published"], "preset", "published"),
     ],
 )
@@ -150,6 +153,7 @@ def test_the_published_command_line(home: Path, tmp_path: Path, monkeypatch: pyt
     assert (width / height, frames) == (2, 20)
     assert record["given"].keys() >= {"base_model", "offload_models", "image", "width", "seed", "num_inference_steps"}
     assert record["given"]["image"]["name"] == "boat.png"
+    assert record["direction"]["preset"] == "default", "nobody said live: the published number of steps"
 
 
 def rename_to_published(home: Path) -> None:
@@ -188,11 +192,14 @@ def test_a_model_that_begins_by_itself_takes_no_base(home: Path, tmp_path: Path,
     assert not list(tmp_path.iterdir())
 
 
-def test_a_clip_is_no_image(tmp_path: Path, capsys: pytest.CaptureFixture[str], made) -> None:  # type: ignore[no-untyped-def]
+def test_a_clip_is_no_image_and_an_image_no_clip(tmp_path: Path, capsys: pytest.CaptureFixture[str], made) -> None:  # type: ignore[no-untyped-def]
     made("--num_frames", "20")
     clip, film = tmp_path / "film.mp4", tmp_path / "second.mp4"
     assert main([*TESTCARD, "--image", str(clip), "-o", str(film)]) == 2
     assert "is a clip: expected an image, or --video" in capsys.readouterr().err
+    (tmp_path / "boat.png").write_bytes(picture_of(np.full((40, 90, 3), 200, np.uint8)))
+    assert main([*TESTCARD, "--video", str(tmp_path / "boat.png"), "-o", str(film)]) == 2
+    assert "is no clip: expected two frames or more, or --image" in capsys.readouterr().err
     assert main([*TESTCARD, "--video", str(clip), "--image", "", "--num_frames", "8", "-o", str(film)]) == 0
     assert look(film)[1]["given"]["video"]["name"] == "film.mp4"  # type: ignore[index]
 

@@ -39,6 +39,14 @@ export class Api {
   /** @type {string|null} */
   token = sessionStorage.getItem(TOKEN_KEY);
 
+  /** Of a shared link: then one film can be watched, nothing else. @type {string|null} */
+  grant = null;
+
+  /** Addresses are relative to this. */
+  get base() {
+    return new URL(this.grant ? `g/${this.grant}/` : "", document.baseURI).href;
+  }
+
   /** @param {string} token */
   setToken(token) {
     this.token = token;
@@ -87,6 +95,7 @@ export class Api {
 
   /** A link that works without the token, for a download. @param {string} id @returns {Promise<string>} */
   async contentLink(id) {
+    if (this.grant) return new URL(`${videoPath(id)}/content`, this.base).href;
     const { url } = await this.#json("POST", `${videoPath(id)}/links`, { expires_in_s: 3600 });
     return `${url}/content`;
   }
@@ -142,11 +151,11 @@ export class Api {
   /** @param {string} method @param {string} path @param {object} [body] */
   async #fetch(method, path, body) {
     /** @type {Record<string, string>} */
-    const headers = this.token ? { Authorization: `Bearer ${this.token}` } : {};
+    const headers = this.token && !this.grant ? { Authorization: `Bearer ${this.token}` } : {};
     if (body) headers["Content-Type"] = "application/json";
     let response;
     try {
-      response = await fetch(new URL(path, document.baseURI), { method, headers, body: body && JSON.stringify(body) });
+      response = await fetch(new URL(path, this.base), { method, headers, body: body && JSON.stringify(body) });
     } catch {
       throw new ApiError(0, "The server cannot be reached.");
     }

@@ -8,7 +8,7 @@ import { Filmstrip } from "./filmstrip.js";
 import { Library } from "./library.js";
 import { Player } from "./player.js";
 import { Stage } from "./stage.js";
-import { duration, framesFor, moment, readHash, sayState } from "./words.js";
+import { duration, framesFor, moment, readGrant, readHash, sayState } from "./words.js";
 
 /** @typedef {import("./protocol.js").Video} Video */
 /** @typedef {import("./player.js").Change} Change */
@@ -39,7 +39,7 @@ let endedAt = -Infinity;
 /** @type {ReturnType<typeof setTimeout>|undefined} */ let toastTimer;
 /** @type {ReturnType<typeof setTimeout>|undefined} */ let systemTimer;
 
-api.onUnauthorized = askForToken;
+api.onUnauthorized = () => api.grant || askForToken();  // of a link that has ended the player says so
 addEventListener("hashchange", route);
 addEventListener("keydown", onKey);
 byId("play").addEventListener("click", () => player.togglePlay());
@@ -58,6 +58,7 @@ start();
 // ---------------------------------------------------------------- beginning
 
 async function start() {
+  if (api.grant) return route();
   try {
     await learnModels();
     route();
@@ -90,9 +91,19 @@ function troubleOf({ model, store_error }) {
 /** The token arrives in the fragment, which no server log sees; it does not stay in the address bar. */
 function takeToken() {
   const { token, video } = readHash(location.hash);
+  takeGrant();
   if (!token) return;
   useToken(token);
   history.replaceState(null, "", video ? `#/video/${video}` : location.pathname);
+}
+
+/** Who comes by a shared link is a guest for as long as the page is open: one film to watch, and no verbs. */
+function takeGrant() {
+  const grant = readGrant(location.hash);
+  if (!grant || grant === api.grant) return;
+  api.grant = grant;
+  document.body.dataset.guest = "yes";
+  current = "";
 }
 
 /** The film on the stage was opened with the old token: `route` opens it again. @param {string} token */
@@ -158,7 +169,7 @@ async function makeFilm(request) {
 }
 
 async function stopOrContinue() {
-  if (!player.video || stopButton.disabled) return;
+  if (!player.video || stopButton.disabled || api.grant) return;
   if (!player.growing && performance.now() - endedAt < MEANT_STOP_MS) return;
   if (player.growing) {
     await api.stop(player.video.id);

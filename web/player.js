@@ -83,12 +83,12 @@ export class Player {
     this.#startAtEdge = atEdge;
     this.following = true;
     this.#attach();
-    this.#socket = new WatchSocket(videoId, this.api.token, {
+    this.#socket = new WatchSocket(videoId, this.api.grant ? null : this.api.token, {
       control: (message) => this.#control(message),
       init: (message) => this.#learnInit(message),
       segment: (message, handled) => this.#take(message, handled),
       connection: (connection, reason) => this.#connectionChanged(connection, reason),
-    });
+    }, this.api.base);
     this.#timer = setInterval(() => this.#tick(), TICK_MS);
     this.element.play().catch(() => {});
   }

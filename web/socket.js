@@ -30,8 +30,9 @@ export class WatchSocket {
   #attempt = 0;
   #closed = false;
 
-  /** @param {string} videoId @param {string|null} token @param {Listeners} listeners */
-  constructor(videoId, token, listeners) {
+  /** @param {string} videoId @param {string|null} token @param {Listeners} listeners @param {string} base */
+  constructor(videoId, token, listeners, base = document.baseURI) {
+    this.base = base;
     this.videoId = videoId;
     this.token = token;
     this.listeners = listeners;
@@ -56,7 +57,7 @@ export class WatchSocket {
   }
 
   #connect() {
-    const url = new URL(`v1/videos/${encodeURIComponent(this.videoId)}/watch`, document.baseURI);
+    const url = new URL(`v1/videos/${encodeURIComponent(this.videoId)}/watch`, this.base);
     url.protocol = url.protocol.replace("http", "ws");
     url.hash = "";
     const socket = new WebSocket(url, this.token ? [SUBPROTOCOL, `bearer.${this.token}`] : [SUBPROTOCOL]);

@@ -56,3 +56,8 @@ export function readHash(hash) {
   const video = /\/video\/([\w-]+)/.exec(hash);
   return { token: token ? decodeURIComponent(token[1]) : null, video: video ? video[1] : null };
 }
+
+/** What a shared link allows to watch, from the page's address. @param {string} hash @returns {string|null} */
+export function readGrant(hash) {
+  return /(?:^#|[&?])grant=([\w.-]+)/.exec(hash)?.[1] ?? null;
+}

@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from st2v_stream import __version__
 from st2v_stream.checkpoints.key_maps import Placed, place
 from st2v_stream.checkpoints.layouts import Layout, Part, SourceFile, enhancer, streaming_t2v
 from st2v_stream.checkpoints.models import find_published
+from st2v_stream.checkpoints.parts import read_tokenizer
 from st2v_stream.checkpoints.published import MODELSCOPE
 from st2v_stream.checkpoints.shards import DTYPES, bytes_of, folder_bytes, write_weights
 from st2v_stream.checkpoints.torch_file import WEIGHT_DTYPES, read_tensors
@@ -269,7 +269,7 @@ def _write_tokenizer(base: Path, folder: Path, layout: Layout) -> None:
     _write_json(folder / "special_tokens_map.json", tokens)
     _write_json(folder / "tokenizer_config.json", settings)
     try:
-        AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        read_tokenizer(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{base} holds no tokenizer that loads", expected="CLIP's", received=repr(error)) from error
 

@@ -10,10 +10,10 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPTextModel
+from transformers import CLIPTextModel
 
 from st2v_stream.checkpoints.bases import ANIMATE_DIFF, MODELSCOPE_T2V, BaseModel
-from st2v_stream.checkpoints.parts import existing, read, read_json, read_network
+from st2v_stream.checkpoints.parts import read, read_json, read_network, read_tokenizer
 from st2v_stream.chunk import Frames
 from st2v_stream.direction import Direction
 from st2v_stream.errors import CheckpointError
@@ -27,12 +27,14 @@ from st2v_stream.networks.sampling import first_chunk_settings, make_sampler
 from st2v_stream.types import ModelCard, OnStep
 
 
-def load_first_chunk(base: BaseModel, folders: Mapping[str, Path], card: ModelCard, device: torch.device) -> WindowMaker:
+def load_first_chunk(
+    base: BaseModel, folders: Mapping[str, Path], card: ModelCard, device: torch.device, dtype: torch.dtype | None = None
+) -> WindowMaker:
     """The base from its folders (see `find_base`): in half precision on a GPU, as published; in float32 on a CPU.
 
-    Raises `CheckpointError` naming the folder and its fault.
+    dtype: what it computes in, where that is not where it is loaded. Raises `CheckpointError` naming the folder and its fault.
     """
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    dtype = dtype_on(device) if dtype is None else dtype
     if base is MODELSCOPE_T2V:
         return ModelscopeFirstChunk(card, _modelscope_parts(folders["model"], dtype, device))
     if base is ANIMATE_DIFF:
@@ -40,6 +42,11 @@ def load_first_chunk(base: BaseModel, folders: Mapping[str, Path], card: ModelCa
     video = _svd_pipeline(folders["model"], dtype, device)
     image = _sdxl_pipeline(folders["image_model"], dtype, device) if "image_model" in folders else None
     return SvdFirstChunk(card, video, image)
+
+
+def dtype_on(device: torch.device) -> torch.dtype:
+    """What base models compute in on a device."""
+    return torch.float16 if device.type == "cuda" else torch.float32
 
 
 class MissingBase:
@@ -93,7 +100,7 @@ def _svd_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> Any
         scheduler=_scheduler(EulerDiscreteScheduler, folder),
         feature_extractor=read(folder / "feature_extractor", CLIPImageProcessor.from_pretrained),
     )
-    return pipeline.to(device)
+    return pipeline.to(device, silence_dtype_warnings=True)  # half precision may wait on the CPU for its GPU
 
 
 def _sdxl_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
@@ -110,7 +117,7 @@ def _sdxl_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> An
         scheduler=_scheduler(EulerDiscreteScheduler, folder),
         add_watermarker=False,
     )
-    return pipeline.to(device)
+    return pipeline.to(device, silence_dtype_warnings=True)  # half precision may wait on the CPU for its GPU
 
 
 def _vae(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
@@ -132,12 +139,11 @@ def tokenizer_from(folder: Path) -> Any:
     ModelScope's and SDXL's second one pad with token 0 there and with the end token in tokenizer_config.json; newer versions
     believe the latter, and the padding is most of what the networks read. Raises FileNotFoundError, ValueError.
     """
-    tokenizer = AutoTokenizer.from_pretrained(existing(folder, "tokenizer_config.json"), local_files_only=True)
-    special = folder / "special_tokens_map.json"
+    found, special = read_tokenizer(folder), folder / "special_tokens_map.json"
     pad = read_json(special).get("pad_token") if special.is_file() else None
     if pad is not None:
-        tokenizer.pad_token = pad["content"] if isinstance(pad, dict) else pad
-    return tokenizer
+        found.pad_token = pad["content"] if isinstance(pad, dict) else pad
+    return found
 
 
 def _scheduler(scheduler_class: Any, folder: Path) -> Any:

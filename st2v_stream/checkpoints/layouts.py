@@ -16,10 +16,10 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from st2v_stream.checkpoints.bases import PIPELINE
-from st2v_stream.checkpoints.enhancer_shapes import EnhancerUNetConfig, enhancer_unet_shapes
 from st2v_stream.checkpoints.key_maps import ENHANCER_UNET, STREAMING_T2V, Row, latent_diffusion_vae, open_clip_text
 from st2v_stream.checkpoints.published import ENHANCER, MODELSCOPE, STREAMING, Published
 from st2v_stream.networks.cam import ControlBranch, ControlBranchConfig
+from st2v_stream.networks.enhancer_unet import EnhancerUNet, EnhancerUNetConfig
 from st2v_stream.networks.folder import WEIGHTS_FILE, FolderModule
 from st2v_stream.networks.resampler import (
     ImageResampler,
@@ -177,13 +177,7 @@ def enhancer(sizes: EnhancerSizes | None = None) -> Layout:
             SourceFile(vae_file, vae_table, "first_stage_model.quant_conv.weight"),
         ),
         parts=(
-            Part(
-                "unet",
-                "st2v_stream.networks.enhancer_unet",
-                "EnhancerUNet",
-                {"_class_name": "EnhancerUNet"} | _plain(sizes.unet),
-                enhancer_unet_shapes(sizes.unet),
-            ),
+            _network("unet", EnhancerUNet, sizes.unet),
             _network("vae", FrameAutoencoder, sizes.vae),
             _text(sizes.text),
         ),

@@ -7,18 +7,19 @@ text_encoder/  tokenizer/                                                 as tra
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from st2v_stream.checkpoints.bases import MODELSCOPE_T2V, PIPELINE, base_named, find_base, with_base
 from st2v_stream.checkpoints.models import find_folder, read_card
 from st2v_stream.checkpoints.offload import Stages, offload_first_chunk, offload_networks
-from st2v_stream.checkpoints.parts import checkpoint_errors, existing, read, read_json
+from st2v_stream.checkpoints.parts import checkpoint_errors, existing, read, read_json, read_tokenizer
 from st2v_stream.checkpoints.sizes import at_size
 from st2v_stream.errors import CheckpointError, InvalidRequest
 from st2v_stream.generators.conditioning import AnchorEncoder, ClipText, LatentAnchor, OpenClipAnchor
@@ -56,9 +57,7 @@ def load_generator(
 
     Raises `UnknownModel`, `InvalidRequest` (a base for a model that has none), or `CheckpointError` naming file and fault.
     """
-    folder = Path(name_or_folder)
-    if not folder.is_dir():
-        folder = find_folder(str(name_or_folder))
+    folder = Path(name_or_folder) if os.path.isdir(name_or_folder) else find_folder(str(name_or_folder))
     place = choose_device(device)
     stages = Stages(place) if offload_models else None
     card = at_size(read_card(folder), folder, width, height)
@@ -101,7 +100,7 @@ def _with_base(
     base_folders: Mapping[str, str | Path] | None,
     stages: Stages | None,
 ) -> tuple[ModelCard, FirstChunkMaker]:
-    from st2v_stream.checkpoints.first_chunk import MissingBase, load_first_chunk
+    from st2v_stream.checkpoints.first_chunk import MissingBase, dtype_on, load_first_chunk
 
     base = MODELSCOPE_T2V if base_model is None else base_named(base_model)
     try:
@@ -113,7 +112,8 @@ def _with_base(
     card = with_base(card, base)
     if stages is None:
         return card, load_first_chunk(base, folders, card, device)
-    return card, offload_first_chunk(load_first_chunk(base, folders, card, torch.device("cpu")), card, stages)
+    waiting = load_first_chunk(base, folders, card, torch.device("cpu"), dtype_on(device))
+    return card, offload_first_chunk(waiting, card, stages)
 
 
 def choose_device(device: str) -> torch.device:
@@ -161,7 +161,7 @@ def _anchor(folder: Path, vae: FrameAutoencoder, device: torch.device) -> Anchor
 
 def _text(folder: Path, max_tokens: int, device: torch.device, encoder: str = "text_encoder") -> ClipText:
     model = read(folder / encoder, _text_model).to(device)
-    return ClipText(read(folder / "tokenizer", _tokenizer), model, max_tokens)
+    return ClipText(read(folder / "tokenizer", read_tokenizer), model, max_tokens)
 
 
 def _text_model(folder: Path) -> Any:
@@ -173,10 +173,6 @@ def _text_model(folder: Path) -> Any:
     named = {prefix + name.removeprefix("text_model."): value for name, value in tensors.items()}
     load_weights(model, {name: value for name, value in named.items() if not name.endswith("position_ids")})
     return model.eval()
-
-
-def _tokenizer(folder: Path) -> Any:
-    return AutoTokenizer.from_pretrained(existing(folder, "tokenizer_config.json"), local_files_only=True)
 
 
 def _scheduler(path: Path) -> dict[str, Any]:

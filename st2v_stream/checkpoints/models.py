@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ _HOMES = (_PACKAGE.parent / "checkpoints", _PACKAGE / "checkpoints", Path("check
 def find_folder(name: str) -> Path:
     """The folder of a model that comes with the package. Raises `UnknownModel`."""
     for home in _HOMES:
-        if (home / name / "card.json").is_file():
+        if os.path.isfile(home / name / "card.json"):  # Path's own would raise for a name longer than file systems take
             return home / name
     raise UnknownModel("no such model", expected="one of " + ", ".join(sorted(known_models())), received=name, param="model")
 

@@ -108,20 +108,13 @@ def offload_networks(networks: Networks, stages: Stages) -> Networks:
 
 
 def offload_first_chunk(maker: WindowMaker, card: ModelCard, stages: Stages) -> WindowMaker:
-    """The same first-chunk maker, which was loaded on the CPU, moved stage by stage; a maker without weights as it is.
-
-    For a GPU in half precision, as published.
-    """
-    dtype = torch.float16 if stages.device.type == "cuda" else torch.float32
+    """The same first-chunk maker, which was loaded on the CPU, moved stage by stage; a maker without weights as it is."""
     if isinstance(maker, SvdFirstChunk):
-        return SvdFirstChunk(
-            card, _pipeline(maker._video, "svd", dtype, stages), _pipeline(maker._image, "sdxl", dtype, stages)
-        )
+        video = stages.add_pipeline("svd", maker._video)
+        return SvdFirstChunk(card, video, None if maker._image is None else stages.add_pipeline("sdxl", maker._image))
     parts = getattr(maker, "_parts", None)
     if not isinstance(parts, TextToVideoParts):
         return maker
-    for network in (parts.unet, parts.vae, parts.text.model):  # type: ignore[attr-defined]
-        network.to(dtype=dtype)
     moved = replace(
         parts,
         unet=stages.add("first chunk's UNet", parts.unet),
@@ -129,10 +122,6 @@ def offload_first_chunk(maker: WindowMaker, card: ModelCard, stages: Stages) -> 
         text=_text(parts.text, stages, "first chunk's text"),
     )
     return type(maker)(card, moved)  # type: ignore[call-arg]
-
-
-def _pipeline(pipeline: Any | None, stage: str, dtype: torch.dtype, stages: Stages) -> Any | None:
-    return None if pipeline is None else stages.add_pipeline(stage, pipeline.to(dtype=dtype))
 
 
 def _anchor(anchor: AnchorEncoder, vae: Any, stages: Stages) -> AnchorEncoder:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
+from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from st2v_stream.errors import CheckpointError
@@ -72,6 +73,15 @@ def read_network(network_class: Any, folder: Path, dtype: torch.dtype, *, stem: 
         if problems := _loading_problems(found):
             raise ValueError(f"{network_class.__name__}: {'; '.join(problems)}")
         return network.eval().requires_grad_(False)
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer its settings name, if transformers has it: code that lies in a folder is never run.
+
+    Raises FileNotFoundError, OSError, ValueError.
+    """
+    existing(folder, "tokenizer_config.json")
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 @contextmanager

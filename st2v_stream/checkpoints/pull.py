@@ -165,7 +165,8 @@ def _fetch(repo: str, commit: str, file: RemoteFile, part: Path, endpoint: str |
         if stream.tell() > file.size_bytes:
             stream.truncate(0)
         start = stream.tell()
-        http_get(url, stream, resume_size=start, headers=build_hf_headers(), expected_size=file.size_bytes)
+        if start < file.size_bytes:  # all of it may be here, unchecked: a hub answers 416 to a request for nothing
+            http_get(url, stream, resume_size=start, headers=build_hf_headers(), expected_size=file.size_bytes)
         stream.flush()
         os.fsync(stream.fileno())
     if not _is_as_listed(growing, file):

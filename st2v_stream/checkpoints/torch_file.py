@@ -105,4 +105,7 @@ def _weights(content: Any, path: Path) -> dict[str, Tensor]:
     for name, value in named.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(f"{path}: {name}", expected="a tensor", received=type(value).__name__)
+        if value.layout != torch.strided or value.device.type != "cpu":
+            received = f"{value.layout} on {value.device}".removeprefix("torch.")
+            raise CheckpointError(f"{path}: {name}", expected="a plain tensor with its numbers", received=received)
     return dict(named)

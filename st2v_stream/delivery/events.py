@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from st2v_stream.delivery.film import following
@@ -33,8 +34,11 @@ async def event_stream(
                 yield _event(entry)
             yield _format("state", video_json(snapshot.view), snapshot.seq)
             cursor = snapshot.seq
-        async with following(director, video_id, cursor) as items:
-            async for item in with_heartbeat(items, stop, HEARTBEAT_S):
+        async with (
+            following(director, video_id, cursor) as items,
+            aclosing(with_heartbeat(items, stop, HEARTBEAT_S)) as heard,  # first: it may still be waiting for an item
+        ):
+            async for item in heard:
                 if ends_at is not None and loop.time() >= ends_at:
                     return
                 yield ": still here\n\n" if item is None else _event(item)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -70,39 +69,3 @@ async def _read_rendition(director: Director, snapshot: Snapshot, rendition: Ren
 def _from_the_beginning(segments: list[SegmentRef]) -> tuple[SegmentRef, ...]:
     ordered = sorted(segments, key=lambda segment: segment.index)
     return tuple(segment for place, segment in enumerate(ordered) if segment.index == place)
-
-
-class SegmentHashes:
-    """Which segments and init segments belong to which video, so that a grant for one opens no blob of another.
-
-    Asks the Director only for hashes it has not seen; remembers the `max_videos` last used.
-    """
-
-    def __init__(self, director: Director, *, max_videos: int = 64) -> None:
-        self._director = director
-        self._max_videos = max_videos
-        self._known: OrderedDict[str, set[str]] = OrderedDict()
-
-    async def require(self, video_id: str, sha256: str) -> None:
-        """Raise `NotFound` unless `sha256` is a segment or init segment of the video."""
-        known = self._known.setdefault(video_id, set())
-        self._known.move_to_end(video_id)
-        while len(self._known) > self._max_videos:
-            self._known.popitem(last=False)
-        if sha256 not in known:
-            known |= await self._read(video_id)
-        if sha256 not in known:
-            raise NotFound("this video has no such segment", received=sha256)
-
-    def forget(self, video_id: str) -> None:
-        """The video is gone."""
-        self._known.pop(video_id, None)
-
-    async def _read(self, video_id: str) -> set[str]:
-        try:
-            snapshot = await self._director.snapshot(video_id)
-        except NotFound:
-            self.forget(video_id)
-            raise
-        segments = [entry.segment for entry in snapshot.entries if entry.segment is not None]
-        return {segment.hash for segment in segments} | {segment.init for segment in segments}

@@ -35,17 +35,21 @@ class Windows:
     """Where the windows of a film lie: `size` frames each (published 24), neighbours share `overlap` (published 8).
 
     Raises ValueError unless they cover the film exactly: num_frames = size + k (size - overlap). The published code checks
-    less and returns uninitialised memory for the frames behind the last window.
+    less and returns uninitialised memory for the frames behind the last window. short_last: any length from one frame on; the
+    last window, or the only one of a short film, ends where the film does.
     """
 
     num_frames: int
     size: int = 24
     overlap: int = 8
+    short_last: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < self.size:
             raise ValueError(f"overlap: expected 0 to {self.size - 1} frames, received {self.overlap}")
-        if self.num_frames < self.size or (self.num_frames - self.size) % self.stride:
+        if self.num_frames < 1:
+            raise ValueError(f"windows of a film: expected one frame or more, received {self.num_frames}")
+        if not self.short_last and (self.num_frames < self.size or (self.num_frames - self.size) % self.stride):
             expected = f"{self.size} frames and a multiple of {self.stride} more"
             raise ValueError(f"windows do not cover the film: expected {expected}, received {self.num_frames}")
 
@@ -57,10 +61,10 @@ class Windows:
     @property
     def starts(self) -> range:
         """First frame of every window."""
-        return range(0, self.num_frames - self.overlap, self.stride)
+        return range(0, max(self.num_frames - self.overlap, 1), self.stride)
 
     def split(self, film: Tensor) -> list[Tensor]:
-        """(B, C, L, h, w) -> one (B, C, size, h, w) per window."""
+        """(B, C, L, h, w) -> one (B, C, size, h, w) per window (fewer frames in a short last one)."""
         if film.shape[2] != self.num_frames:
             raise ValueError(f"expected a film of {self.num_frames} frames, received {film.shape[2]}")
         return [film[:, :, start : start + self.size] for start in self.starts]
@@ -78,7 +82,7 @@ def cut_together(parts: Sequence[Tensor], windows: Windows, cuts: Sequence[int])
     if not all(0 <= cut <= windows.overlap for cut in cuts):
         raise ValueError(f"cuts: expected 0 to {windows.overlap}, received {list(cuts)}")
     firsts = [0, *cuts]
-    ends = [windows.stride + cut for cut in cuts] + [windows.size]
+    ends = [windows.stride + cut for cut in cuts] + [parts[-1].shape[2]]
     pieces = [part[:, :, first:end] for part, first, end in zip(parts, firsts, ends, strict=True)]
     return torch.cat(pieces, dim=2)
 
@@ -90,8 +94,8 @@ def average_together(parts: Sequence[Tensor], windows: Windows) -> Tensor:
     shape[2] = windows.num_frames
     total, count = parts[0].new_zeros(shape), parts[0].new_zeros(windows.num_frames, 1, 1)
     for part, start in zip(parts, windows.starts, strict=True):
-        total[:, :, start : start + windows.size] += part
-        count[start : start + windows.size] += 1
+        total[:, :, start : start + part.shape[2]] += part
+        count[start : start + part.shape[2]] += 1
     return total / count
 
 

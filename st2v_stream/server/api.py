@@ -22,14 +22,16 @@ from st2v_stream import __version__
 from st2v_stream.config import Config
 from st2v_stream.delivery.events import event_stream
 from st2v_stream.delivery.file import IMMUTABLE, REVALIDATE, MovieCache, content_disposition, is_current, movie_response
-from st2v_stream.delivery.film import SegmentHashes, read_film
-from st2v_stream.delivery.grants import WATCH, Grant, GrantKey
+from st2v_stream.delivery.film import read_film
+from st2v_stream.delivery.grants import GrantKey, items_while_allowed, while_allowed
+from st2v_stream.delivery.hls import Playlists
 from st2v_stream.delivery.protocol import CloseCode
 from st2v_stream.delivery.resource import ChunkJson, VideoJson, chunk_json, encoded_size, video_json
 from st2v_stream.delivery.websocket import WatchLimits, refuse, watch
 from st2v_stream.errors import InvalidRequest, NotFound, St2vError
 from st2v_stream.media.reference import read_reference
 from st2v_stream.server.auth import Access
+from st2v_stream.server.directing import Directing
 from st2v_stream.server.metrics import Metrics
 from st2v_stream.server.openapi import Operation, openapi_document
 from st2v_stream.server.requests import (
@@ -38,15 +40,18 @@ from st2v_stream.server.requests import (
     ContinueBody,
     CreateBody,
     EventsQuery,
-    LinkBody,
     ListQuery,
     NoBody,
+    ScreenplayBody,
     create_request,
     find_model,
     read_body,
     read_query,
+    read_screenplay,
     reference_content,
 )
+from st2v_stream.server.sharing import Sharing, close_revoked
+from st2v_stream.server.whep import WhepDoor
 from st2v_stream.types import Director, ModelCard
 
 _VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -87,13 +92,6 @@ class ChunkList(TypedDict):
     object: Literal["list"]
     data: list[ChunkJson]
     cursor: int
-
-
-class Link(TypedDict):
-    """A link without the owner's token. `url` stands for the video: append /content, /thumbnails/0.jpg, /watch, ..."""
-
-    url: str
-    expires_at: int
 
 
 class ModelJson(TypedDict):
@@ -144,9 +142,10 @@ class Api:
     grants: GrantKey
     metrics: Metrics
     movies: MovieCache
-    hashes: SegmentHashes
+    playlists: Playlists
     draining: asyncio.Event
     limits: WatchLimits
+    whep: WhepDoor
     decoders: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_DECODERS))
 
     def operations(self) -> list[Operation]:
@@ -156,16 +155,24 @@ class Api:
             Operation("POST", "/v1/videos", self.create_video, "Make a video", VideoJson, body=CreateBody),
             Operation("GET", "/v1/videos", self.list_videos, "List videos", VideoList, query=ListQuery),
             Operation("POST", "/v1/videos/edits", self.edit_video, "Not available: answers 501"),
-            Operation("POST", "/v1/videos/extensions", self.extend_video, "Not available yet: answers 501"),
+            Operation(
+                "POST",
+                "/v1/videos/screenplays",
+                self.create_from_screenplay,
+                "Make the film that a screenplay writes down",
+                VideoJson,
+                body=ScreenplayBody,
+            ),
             Operation("POST", "/v1/videos/characters", self.create_character, "Not available: answers 501"),
             Operation("GET", "/v1/videos/characters/{character_id}", self.get_character, "Not available: answers 501"),
-            Operation("POST", video + "/remix", self.remix_video, "Not available yet: answers 501"),
             Operation("GET", video, self.get_video, "One video", VideoJson),
-            Operation("DELETE", video, self.delete_video, "Delete a video and everything made for it", VideoDeleted),
+            Operation("DELETE", video, self.delete_video, "Delete a video; for a while it can be had back", VideoDeleted),
             Operation("GET", video + "/content", self.get_content, "What exists as one MP4", "video/mp4", query=ContentQuery),
             Operation("POST", video + "/stop", self.stop_video, "End it within one denoising step", VideoJson, body=NoBody),
             Operation("POST", video + "/continue", self.continue_video, "Go on", VideoJson, body=ContinueBody),
-            Operation("POST", video + "/links", self.create_link, "A link that needs no token", Link, body=LinkBody),
+            *Directing(self.config, self.director).operations(),
+            *Sharing(self.director, self.grants, self.playlists).operations(),
+            *self.whep.operations(),
             Operation(
                 "GET",
                 video + "/events",
@@ -191,7 +198,13 @@ class Api:
 
     async def create_video(self, request: Request) -> Response:
         """POST /v1/videos."""
-        body = await read_body(request, CreateBody, MAX_CREATE_BYTES)
+        return await self._create(await read_body(request, CreateBody, MAX_CREATE_BYTES))
+
+    async def create_from_screenplay(self, request: Request) -> Response:
+        """POST /v1/videos/screenplays."""
+        return await self._create(await read_screenplay(request))
+
+    async def _create(self, body: CreateBody) -> Response:
         wanted, warnings = create_request(body, self.config, self.director.models())
         content = reference_content(body.input_reference)
         if content is not None:
@@ -206,7 +219,7 @@ class Api:
     async def list_videos(self, request: Request) -> Response:
         """GET /v1/videos."""
         query = read_query(request, ListQuery)
-        views, has_more = await self.director.list(after=query.after, limit=query.limit, order=query.order)
+        views, has_more = await self.director.list(after=query.after, limit=query.limit, order=query.order, search=query.search)
         page: VideoList = {
             "object": "list",
             "data": [video_json(view) for view in views],
@@ -224,7 +237,7 @@ class Api:
         """DELETE /v1/videos/{id}."""
         video_id = _video_id(request)
         await self.director.delete(video_id)
-        self.hashes.forget(video_id)
+        self.playlists.forget(video_id)
         self.movies.forget(video_id)
         deleted: VideoDeleted = {"id": video_id, "object": "video.deleted", "deleted": True}
         return JSONResponse(deleted)
@@ -239,25 +252,9 @@ class Api:
         body = await read_body(request, ContinueBody)
         return JSONResponse(video_json(await self.director.continue_(_video_id(request), body.num_frames)))
 
-    async def create_link(self, request: Request) -> Response:
-        """POST /v1/videos/{id}/links."""
-        body = await read_body(request, LinkBody)
-        view = await self.director.get(_video_id(request))
-        grant = Grant(view.id, WATCH, int(time.time()) + body.expires_in_s)
-        link: Link = {"url": f"/g/{self.grants.sign(grant)}/v1/videos/{view.id}", "expires_at": grant.expires_at_s}
-        return JSONResponse(link)
-
     async def edit_video(self, request: Request) -> NoReturn:
         """POST /v1/videos/edits."""
         raise NotImplementedYet("this server does not edit videos")
-
-    async def extend_video(self, request: Request) -> NoReturn:
-        """POST /v1/videos/extensions."""
-        raise NotImplementedYet("extensions come later: POST /v1/videos/{id}/continue makes a video longer")
-
-    async def remix_video(self, request: Request) -> NoReturn:
-        """POST /v1/videos/{id}/remix."""
-        raise NotImplementedYet("remixing comes later")
 
     async def create_character(self, request: Request) -> NoReturn:
         """POST /v1/videos/characters."""
@@ -291,8 +288,9 @@ class Api:
             raise InvalidRequest(
                 "the cursor is ahead of the video", expected=f"at most {view.seq}", received=cursor, param="cursor"
             )
-        allowed_for_s = _access(request).remaining_s
-        return EventStreamResponse(event_stream(self.director, view.id, cursor, self.draining, allowed_for_s=allowed_for_s))
+        access = _access(request)
+        events = event_stream(self.director, view.id, cursor, self.draining, allowed_for_s=access.remaining_s)
+        return EventStreamResponse(items_while_allowed(events, self.grants.revocations, access.grant))
 
     async def list_chunks(self, request: Request) -> Response:
         """GET /v1/videos/{id}/chunks."""
@@ -318,7 +316,7 @@ class Api:
         video_id, sha256 = _video_id(request), request.path_params["hash"]
         if _SHA256.fullmatch(sha256) is None:
             raise NotFound("no such segment", received=sha256)
-        await self.hashes.require(video_id, sha256)
+        await self.playlists.require(video_id, sha256)
         headers = {"ETag": f'"{sha256}"', "Cache-Control": IMMUTABLE}
         if is_current(request, headers["ETag"]):
             return Response(status_code=304, headers=headers)
@@ -346,8 +344,11 @@ class Api:
         elif self.metrics.viewers >= self.config.max_viewers:
             await refuse(websocket, CloseCode.TRY_LATER, f"{self.metrics.viewers} viewers are here already")
         else:
-            allowed_for_s = websocket.state.access.remaining_s
-            await watch(websocket, self.director, video_id, self.metrics, limits=self.limits, allowed_for_s=allowed_for_s)
+            access: Access = websocket.state.access
+            allowed_for_s = access.remaining_s
+            work = watch(websocket, self.director, video_id, self.metrics, limits=self.limits, allowed_for_s=allowed_for_s)
+            if not await while_allowed(work, self.grants.revocations, access.grant):
+                await close_revoked(websocket)
 
     # ------------------------------------------------------------ the server itself
 

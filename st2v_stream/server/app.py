@@ -19,8 +19,9 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from st2v_stream.config import Config
 from st2v_stream.delivery.file import MovieCache
-from st2v_stream.delivery.film import SegmentHashes
-from st2v_stream.delivery.grants import GrantKey
+from st2v_stream.delivery.grants import GrantKey, Revocations
+from st2v_stream.delivery.hls import Playlists
+from st2v_stream.delivery.webrtc import Whep
 from st2v_stream.delivery.websocket import WatchLimits
 from st2v_stream.errors import St2vError
 from st2v_stream.server.api import Api
@@ -28,6 +29,7 @@ from st2v_stream.server.auth import Gate, Origins, add_security_headers, error_b
 from st2v_stream.server.listen import Server, bind, uvicorn_config
 from st2v_stream.server.metrics import Metrics
 from st2v_stream.server.page import find_web, page_response
+from st2v_stream.server.whep import WhepDoor
 from st2v_stream.types import Director, ModelEntry
 
 SWITCH_INTERVAL_S = 0.0005
@@ -40,15 +42,19 @@ def create_app(config: Config, director: Director, *, limits: WatchLimits | None
     `app.state.draining` is an asyncio.Event: set it and event streams end, and /readyz says no.
     """
     token = owner_token(config)
-    grants, metrics, draining = GrantKey(token), Metrics(), asyncio.Event()
+    grants = GrantKey(token, Revocations.open(config.data_dir / "revoked_links"))
+    metrics, draining = Metrics(), asyncio.Event()
     movies = MovieCache(director, config.data_dir / "cache")
-    api = Api(config, director, grants, metrics, movies, SegmentHashes(director), draining, limits or WatchLimits())
+    playlists = Playlists(director, draining)
+    whep = Whep(config, director, metrics, grants.revocations)
+    door = WhepDoor(whep, metrics, config.max_viewers)
+    api = Api(config, director, grants, metrics, movies, playlists, draining, limits or WatchLimits(), door)
     gate = Middleware(Gate, token=token, grants=grants, origins=Origins(config), on_done=metrics.request_done)
     app = Starlette(
         routes=_routes(api, web or find_web()),
         middleware=[gate],
         exception_handlers={St2vError: _on_error, HTTPException: _on_http_error, Exception: _on_bug},
-        lifespan=_lifespan(metrics),
+        lifespan=_lifespan(metrics, whep),
     )
     app.state.draining = draining
     app.state.metrics = metrics
@@ -63,13 +69,14 @@ def _routes(api: Api, web: Path) -> list[BaseRoute]:
     return [*operations, WebSocketRoute("/v1/videos/{video_id}/watch", api.watch_video), Route("/{path:path}", page)]
 
 
-def _lifespan(metrics: Metrics) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+def _lifespan(metrics: Metrics, whep: Whep) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         watching = asyncio.create_task(metrics.watch_loop())
         try:
             yield
         finally:
+            await whep.aclose()
             watching.cancel()
             with suppress(asyncio.CancelledError):
                 await watching

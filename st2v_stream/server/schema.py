@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import re
 import types
 import typing
@@ -97,6 +98,10 @@ def check(hint: Any, value: Any, param: str, *, from_text: bool = False) -> Any:
     for option in _options(hint):
         if _is_nested(option) and isinstance(value, Mapping):
             return _parse_nested(option, value, param, from_text)
+        if get_origin(option) is list:
+            items = _list_from_text(value) if from_text else value
+            if isinstance(items, list) and _is_nested(item := get_args(option)[0]):
+                return [check(item, one, f"{param}[{place}]", from_text=from_text) for place, one in enumerate(items)]
         fits, converted = _fit(option, value, from_text)
         if fits:
             return converted
@@ -115,6 +120,14 @@ def _parse_nested(cls: Any, value: Mapping[str, Any], param: str, from_text: boo
     except InvalidRequest as error:
         error.param = f"{param}.{error.param}"
         raise
+
+
+def _list_from_text(value: Any) -> Any:
+    """A list, as a form has it: as JSON; empty text is an empty list."""
+    try:
+        return json.loads(value or "[]") if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return value
 
 
 def _fit(hint: Any, value: Any, from_text: bool) -> tuple[bool, Any]:

@@ -41,6 +41,7 @@ class BlobFiles:
         self._root = root
         self._tmp = tmp
         self._cache = _Cache(CACHE_BYTES)
+        self._durable_folders = set[Path]()
 
     def path(self, sha256: str) -> Path:
         """Where these bytes lie. Raises `NotFound` for what is no sha256."""
@@ -51,14 +52,14 @@ class BlobFiles:
     def write(self, blob: Blob) -> None:
         """Durable when it returns: temporary file, fsync, rename, fsync of the directory. Raises OSError."""
         target, unfinished = self.path(blob.sha256), self._tmp / uuid.uuid4().hex
-        _make_folder(target.parent)
+        self._make_folder(target.parent)
         try:
             _write_synced(unfinished, blob.data)
             os.replace(unfinished, target)
         except OSError:
             unfinished.unlink(missing_ok=True)
             raise
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
     def read(self, sha256: str) -> bytes:
         """The bytes, checked against their name. Raises `NotFound`, `StoreError` when they are damaged."""
@@ -75,6 +76,26 @@ class BlobFiles:
             raise damaged(path, f"bytes with sha256 {sha256}", found)
         self._cache.put(sha256, data)
         return data
+
+    def _make_folder(self, folder: Path) -> None:
+        """Durable too: one that is there may have been made by a process that was killed before it could see to that."""
+        if folder not in self._durable_folders:
+            folder.mkdir(exist_ok=True)
+            sync_folder(folder.parent)
+            self._durable_folders.add(folder)
+
+    def is_there(self, sha256: str) -> bool:
+        """Whether there is a file of that name; it is not read."""
+        return self.path(sha256).exists()
+
+    def is_whole(self, sha256: str) -> bool:
+        """Whether the file is there and its bytes have that hash. Raises OSError where it cannot be read just now."""
+        data = _read_if_there(self.path(sha256))
+        return data is not None and hashlib.sha256(data).hexdigest() == sha256
+
+    def names(self) -> set[str]:
+        """Names of all files, whether a row names them or not."""
+        return {path.name for path in self._root.glob("??/*")}
 
     def remove(self, sha256: str) -> None:
         """Forget the bytes; gone already is fine."""
@@ -118,12 +139,6 @@ def _read_if_there(path: Path) -> bytes | None:
         return None
 
 
-def _make_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
-
-
 def _write_synced(path: Path, data: bytes) -> None:
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
@@ -135,7 +150,8 @@ def _write_synced(path: Path, data: bytes) -> None:
         os.close(file)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """The names in it are on the disk when this returns. Raises OSError."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from st2v_stream.errors import StoreError
+from st2v_stream.store.blobs import sync_folder
 from st2v_stream.store.trouble import store_errors
 
 VERSION = "1"
@@ -45,6 +46,7 @@ class DataDirectory:
         with store_errors(root):
             for folder in (root, root / "blobs", root / "tmp", root / "videos", root / "cache"):
                 folder.mkdir(parents=True, exist_ok=True)
+            sync_folder(root)
             lock = os.open(root / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             with store_errors(root):
@@ -53,6 +55,27 @@ class DataDirectory:
                 for leftover in (*(root / "tmp").iterdir(), *(root / "cache").iterdir()):
                     if leftover.is_symlink() or not leftover.is_dir():  # a folder is not ours
                         leftover.unlink()
+        except BaseException:
+            os.close(lock)
+            raise
+        return DataDirectory(root, lock)
+
+    def require_database(self) -> None:
+        """Raise `StoreError` where films are copied and the database is gone: an empty one would be taken for the truth."""
+        films = sum(1 for _ in self.videos.glob("*.jsonl"))
+        if films and not self.database.exists():
+            expected = "the database, or st2v fsck --rebuild first"
+            raise StoreError(f"{self.database} is missing", expected=expected, received=f"copies of {films} films")
+
+    @staticmethod
+    def lock(root: Path) -> DataDirectory:
+        """Take the lock of one that is there, and change nothing. Raises `StoreError`."""
+        with store_errors(root):
+            lock = os.open(root / "LOCK", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            with store_errors(root):
+                _take_lock(root, lock)
+                _check_version(root)
         except BaseException:
             os.close(lock)
             raise

@@ -42,6 +42,11 @@ def memory_from_blobs(row: str, read: Callable[[str], bytes]) -> Memory:
     return memory
 
 
+def parts_of(row: str) -> list[str]:
+    """sha256 of the blobs that the memory of this row is made of."""
+    return list(json.loads(row)["parts"].values())
+
+
 def _save(name: str, part: NDArray[np.generic]) -> bytes:
     # safetensors 0.8 writes the bytes of a view (a slice, a flip) in the wrong order, without a word: give it plain arrays.
     return safetensors.numpy.save({name: np.asarray(part, order="C")})

@@ -104,7 +104,45 @@ INPUTS = (
     "CREATE INDEX video_reference ON video(reference)",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (FIRST, INPUTS)
+DIRECTED = (
+    # A deleted video is hidden at once and forgotten after the grace. when_unwatched: its own, NULL = the server's.
+    "ALTER TABLE video ADD COLUMN deleted_at_s INTEGER",
+    "ALTER TABLE video ADD COLUMN when_unwatched TEXT",
+    "CREATE INDEX video_parent ON video(parent_id)",
+    # Since when no row refers to the blob; NULL while one does.
+    "ALTER TABLE blob ADD COLUMN gone_at_s INTEGER",
+    "CREATE INDEX blob_gone ON blob(gone_at_s) WHERE gone_at_s IS NOT NULL",
+    # The digest outlives a memory that is thinned away: a chunk made again is compared with it. made_with: determinism class.
+    "ALTER TABLE chunk ADD COLUMN memory_digest TEXT",
+    "UPDATE chunk SET memory_digest = json_extract(memory, '$.digest')",
+    "ALTER TABLE chunk ADD COLUMN made_with TEXT REFERENCES config",
+    # Which blobs a chunk's memory names: what the JSON says, where an index and a foreign key can see it.
+    """CREATE TABLE part(
+        video_id TEXT NOT NULL,
+        idx INTEGER NOT NULL,
+        name TEXT NOT NULL,
+        sha256 TEXT NOT NULL REFERENCES blob,
+        PRIMARY KEY(video_id, idx, name),
+        FOREIGN KEY(video_id, idx) REFERENCES chunk ON DELETE CASCADE) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX part_sha256 ON part(sha256)",
+    """INSERT INTO part
+         SELECT chunk.video_id, chunk.idx, part.key, part.value FROM chunk, json_each(chunk.memory, '$.parts') AS part""",
+    # The whole cue, not only its changes; and an entry of kind cue names its cue.
+    "ALTER TABLE cue RENAME COLUMN changes TO json",
+    "UPDATE cue SET json = json_object('index', idx, 'changes', json(json))",
+    # A reset may take cues back: they leave the timeline, and stay for the log. The seq of the reset.
+    "ALTER TABLE cue ADD COLUMN dropped_at_seq INTEGER",
+    "ALTER TABLE log ADD COLUMN cue INTEGER",
+    """UPDATE log SET cue = (SELECT count(*) FROM log AS earlier
+         WHERE earlier.video_id = log.video_id AND earlier.kind = 'cue' AND earlier.seq < log.seq)
+       WHERE kind = 'cue'""",
+    # A film's bytes are those of all that it refers to, shared or not.
+    """UPDATE video SET size_bytes = (SELECT coalesce(sum(blob.size_bytes), 0) FROM blob WHERE sha256 IN (
+         SELECT hash FROM segment WHERE video_id = video.id UNION SELECT init FROM segment WHERE video_id = video.id
+         UNION SELECT sha256 FROM part WHERE video_id = video.id UNION SELECT video.reference))""",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (FIRST, INPUTS, DIRECTED)
 
 
 def migrate(connection: sqlite3.Connection) -> None:
@@ -116,7 +154,12 @@ def migrate(connection: sqlite3.Connection) -> None:
         )
     for number, statements in enumerate(MIGRATIONS[done:], start=done + 1):
         connection.execute("BEGIN IMMEDIATE")
-        for statement in statements:
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {number}")
-        connection.execute("COMMIT")
+        try:
+            for statement in statements:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {number}")
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise

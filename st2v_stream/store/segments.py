@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from st2v_stream.chunk import Chunk
-from st2v_stream.errors import Conflict
+from st2v_stream.direction import Cue, Direction
+from st2v_stream.errors import Conflict, NotFound
 from st2v_stream.store.blobs import Blob
 from st2v_stream.store.database import transaction
 from st2v_stream.store.memories import memory_to_blobs
-from st2v_stream.store.videos import forget_unreferenced, next_seq, now_s, view_from_json
+from st2v_stream.store.sweep import blobs_of, mark_gone
+from st2v_stream.store.videos import insert_config, keep_blobs, next_seq, now_s, refresh_size, view_from_json
 from st2v_stream.types import LogEntry, SegmentRef
 
 KEEP_EVERY = 8
@@ -49,11 +52,16 @@ class ChunkRecord:
     frames_sha256: str
     direction: str
     memory: str
+    memory_digest: str
     making_s: float
+    made_with: Mapping[str, Any] | None = None
 
 
-def record_of(chunk: Chunk, encoded: Encoded) -> ChunkRecord:
-    """Serialize and hash; pure, so it runs beside the encoder and not on the store's thread."""
+def record_of(chunk: Chunk, encoded: Encoded, made_with: Mapping[str, Any] | None = None) -> ChunkRecord:
+    """Serialize and hash; pure, so it runs beside the encoder and not on the store's thread.
+
+    made_with: the determinism class, all in whose equality the same arguments give the same bits (plain values).
+    """
     init, data = Blob.of("init", encoded.init), Blob.of("segment", encoded.data)
     memory, parts = memory_to_blobs(chunk.memory)
     segment = SegmentRef(
@@ -73,78 +81,145 @@ def record_of(chunk: Chunk, encoded: Encoded) -> ChunkRecord:
         frames_sha256=hashlib.sha256(chunk.frames.tobytes()).hexdigest(),
         direction=json.dumps(chunk.direction.to_json()),
         memory=memory,
+        memory_digest=chunk.memory.digest,
         making_s=chunk.making_s,
+        made_with=made_with,
     )
 
 
-def unknown_blobs(connection: sqlite3.Connection, blobs: Sequence[Blob]) -> list[Blob]:
-    """Those that no row names yet, each once: the ones to write."""
-    sql = "SELECT 1 FROM blob WHERE sha256 = ?"
-    once = {blob.sha256: blob for blob in blobs}
-    return [blob for sha256, blob in once.items() if connection.execute(sql, (sha256,)).fetchone() is None]
+def insert_chunk(connection: sqlite3.Connection, video_id: str, epoch: int, record: ChunkRecord) -> tuple[LogEntry, int]:
+    """The acknowledgement, in one transaction: blob, chunk, part, segment and log rows.
 
-
-def insert_chunk(connection: sqlite3.Connection, video_id: str, epoch: int, record: ChunkRecord, size_bytes: int) -> LogEntry:
-    """The acknowledgement, in one transaction: blob, chunk, segment and log rows. size_bytes: what it added to the disk.
-
-    Raises `Conflict` unless `epoch` is the video's newest run and the chunk is its next.
+    Returns the entry, and the bytes of what the film did not refer to before. Raises `Conflict` unless `epoch` is the
+    video's newest run and the chunk is its next.
     """
     with transaction(connection):
-        connection.executemany(
-            "INSERT OR IGNORE INTO blob VALUES (?, ?, ?, ?)",
-            [(blob.sha256, blob.kind, len(blob.data), now_s()) for blob in record.blobs],
-        )
-        _insert_fenced(connection, video_id, epoch, record, size_bytes)
+        added_bytes = _bytes_new_to(connection, video_id, record.blobs)
+        keep_blobs(connection, record.blobs)
+        _insert_fenced(connection, video_id, epoch, record, added_bytes)
+        _insert_parts(connection, video_id, record)
         seq = next_seq(connection, video_id)
         _insert_segment(connection, video_id, seq, record.segment)
         _log(connection, video_id, seq, "segment", record.segment.index)
         connection.execute(
             "UPDATE video SET chunks = chunks + 1, frames = frames + ?, size_bytes = size_bytes + ? WHERE id = ?",
-            (record.segment.frames, size_bytes, video_id),
+            (record.segment.frames, added_bytes, video_id),
         )
-    return LogEntry(seq, "segment", record.segment.index, segment=record.segment)
+    return LogEntry(seq, "segment", record.segment.index, segment=record.segment), added_bytes
 
 
-def truncate(connection: sqlite3.Connection, video_id: str, index: int) -> tuple[LogEntry, list[str]]:
-    """Take the chunks from `index` on out of the film; returns the reset entry and the blobs nobody refers to any more.
-
-    Their log entries go too: seqs have gaps from then on. Raises `NotFound`.
-    """
+def truncate(connection: sqlite3.Connection, video_id: str, index: int) -> LogEntry:
+    """Take the chunks from `index` on out of the film; returns the reset entry. Raises `NotFound`."""
     with transaction(connection):
-        gone = "seq IN (SELECT seq FROM segment WHERE video_id = ?1 AND idx >= ?2)"
-        connection.execute(f"DELETE FROM log WHERE video_id = ?1 AND {gone}", (video_id, index))
-        connection.execute("DELETE FROM chunk WHERE video_id = ? AND idx >= ?", (video_id, index))
-        connection.execute(
-            """UPDATE video SET (chunks, frames, size_bytes) =
-                 (SELECT count(*), coalesce(sum(frames), 0), coalesce(sum(size_bytes), 0) FROM chunk WHERE video_id = ?1)
-               WHERE id = ?1""",
-            (video_id,),
-        )
-        seq = next_seq(connection, video_id)
-        _log(connection, video_id, seq, "reset", index)
-        return LogEntry(seq, "reset", index), forget_unreferenced(connection)
+        return take_out_chunks(connection, video_id, index)
 
 
-def thin_memories(connection: sqlite3.Connection, video_id: str) -> list[str]:
-    """Keep the memories of chunk 0, of every `KEEP_EVERY`th chunk, of branch points and of the last chunk.
+def take_out_chunks(connection: sqlite3.Connection, video_id: str, index: int) -> LogEntry:
+    """The chunks from `index` on and their log entries go (seqs have gaps from then on), a reset entry comes.
 
-    Returns the sha256 of the blobs that nobody refers to any more.
+    Inside a transaction. Raises `NotFound`.
     """
+    lost = blobs_of(connection, video_id, index)
+    gone = "seq IN (SELECT seq FROM segment WHERE video_id = ?1 AND idx >= ?2)"
+    connection.execute(f"DELETE FROM log WHERE video_id = ?1 AND {gone}", (video_id, index))
+    connection.execute("DELETE FROM chunk WHERE video_id = ? AND idx >= ?", (video_id, index))
+    connection.execute(
+        """UPDATE video SET (chunks, frames) = (SELECT count(*), coalesce(sum(frames), 0) FROM chunk WHERE video_id = ?1),
+             enhanced_frames = (SELECT coalesce(sum(frames), 0) FROM chunk WHERE video_id = ?1 AND EXISTS
+               (SELECT 1 FROM segment WHERE video_id = ?1 AND segment.idx = chunk.idx AND rendition = 'enhanced'))
+           WHERE id = ?1""",
+        (video_id,),
+    )
+    refresh_size(connection, video_id)
+    mark_gone(connection, lost)
+    seq = next_seq(connection, video_id)
+    _log(connection, video_id, seq, "reset", index)
+    return LogEntry(seq, "reset", index)
+
+
+def thin_memories(connection: sqlite3.Connection, video_id: str) -> None:
+    """Keep the memories of chunk 0, of every `KEEP_EVERY`th chunk, of branch points and of the last chunk."""
+    thinned = """SELECT idx FROM chunk
+        WHERE video_id = ?1 AND idx % ?2 != 0 AND idx < (SELECT max(idx) FROM chunk WHERE video_id = ?1)
+          AND idx NOT IN (SELECT fork_index - 1 FROM video WHERE parent_id = ?1 AND fork_index IS NOT NULL)"""
+    values = video_id, KEEP_EVERY
     with transaction(connection):
+        rows = connection.execute(f"SELECT DISTINCT sha256 FROM part WHERE video_id = ?1 AND idx IN ({thinned})", values)
+        lost = [row["sha256"] for row in rows.fetchall()]
+        connection.execute(f"UPDATE chunk SET memory = NULL WHERE video_id = ?1 AND idx IN ({thinned})", values)
         connection.execute(
-            """UPDATE chunk SET memory = NULL
-               WHERE video_id = ?1 AND idx % ?2 != 0 AND idx < (SELECT max(idx) FROM chunk WHERE video_id = ?1)
-                 AND idx NOT IN (SELECT fork_index - 1 FROM video WHERE parent_id = ?1)""",
-            (video_id, KEEP_EVERY),
+            "DELETE FROM part WHERE video_id = ? AND idx IN (SELECT idx FROM chunk WHERE video_id = ? AND memory IS NULL)",
+            (video_id, video_id),
         )
-        return forget_unreferenced(connection)
+        refresh_size(connection, video_id)
+        mark_gone(connection, lost)
+
+
+def is_the_same(connection: sqlite3.Connection, video_id: str, record: ChunkRecord) -> bool:
+    """Whether a chunk made again came out bit for bit as the one that is there. Raises `NotFound` where there is none."""
+    sql, index = "SELECT frames_sha256, memory_digest FROM chunk WHERE video_id = ? AND idx = ?", record.segment.index
+    row = connection.execute(sql, (video_id, index)).fetchone()
+    if row is None:
+        raise NotFound("no such chunk", expected=f"the index of a chunk of {video_id}", received=index, param="index")
+    digests: tuple[str | None, ...] = (None, record.memory_digest)
+    return row["frames_sha256"] == record.frames_sha256 and row["memory_digest"] in digests
+
+
+def insert_memory(connection: sqlite3.Connection, video_id: str, record: ChunkRecord, parts: Sequence[Blob]) -> None:
+    """Give a chunk that is there its memory back."""
+    index = record.segment.index
+    with transaction(connection):
+        keep_blobs(connection, parts)
+        sql = "UPDATE chunk SET memory = ?, memory_digest = ? WHERE video_id = ? AND idx = ?"
+        connection.execute(sql, (record.memory, record.memory_digest, video_id, index))
+        connection.execute("DELETE FROM part WHERE video_id = ? AND idx = ?", (video_id, index))
+        _insert_parts(connection, video_id, record)
+        refresh_size(connection, video_id)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRow:
+    """What is kept of a chunk besides its bytes: what a manifest says and a verification compares.
+
+    made_with: the determinism class, None where it was not written down. memory_digest outlives the memory itself.
+    segments: every rendition and revision, in the order they were made.
+    """
+
+    index: int
+    start: int
+    frames: int
+    epoch: int
+    frames_sha256: str
+    direction: Direction
+    memory_digest: str | None
+    has_memory: bool
+    made_with: Mapping[str, Any] | None
+    making_s: float
+    created_at_s: int
+    segments: tuple[SegmentRef, ...]
+
+
+def read_chunks(connection: sqlite3.Connection, video_id: str, first: int = 0, last: int | None = None) -> list[ChunkRow]:
+    """The chunks from `first` to `last`, both included (None = to the end), in order."""
+    values = video_id, first, sys.maxsize if last is None else last
+    segments = dict[int, list[SegmentRef]]()
+    for row in connection.execute("SELECT * FROM segment WHERE video_id = ? AND idx BETWEEN ? AND ? ORDER BY seq", values):
+        segments.setdefault(row["idx"], []).append(_segment_of(row))
+    rows = connection.execute(
+        """SELECT chunk.*, config.json AS made_with_json FROM chunk LEFT JOIN config ON config.hash = chunk.made_with
+           WHERE video_id = ? AND idx BETWEEN ? AND ? ORDER BY idx""",
+        values,
+    )
+    return [_chunk_of(row, tuple(segments.get(row["idx"], ()))) for row in rows]
 
 
 def read_log(connection: sqlite3.Connection, video_id: str, seq: int, limit: int) -> list[LogEntry]:
     """The next entries after `seq`, in order."""
     rows = connection.execute(
-        """SELECT log.seq AS log_seq, log.kind, log.idx AS log_idx, log.view, segment.*
+        """SELECT log.seq AS log_seq, log.kind, log.idx AS log_idx, log.view, segment.*,
+             cue.json AS cue_json
            FROM log LEFT JOIN segment ON segment.video_id = log.video_id AND segment.seq = log.seq
+           LEFT JOIN cue ON cue.video_id = log.video_id AND cue.number = log.cue
            WHERE log.video_id = ? AND log.seq > ? ORDER BY log.seq LIMIT ?""",
         (video_id, seq, limit),
     )
@@ -193,8 +268,10 @@ def _insert_fenced(connection: sqlite3.Connection, video_id: str, epoch: int, re
     segment = record.segment
     inserted = connection.execute(
         """INSERT INTO chunk(
-             video_id, idx, epoch, start, frames, frames_sha256, direction, memory, size_bytes, making_s, created_at_s)
-           SELECT id, ?, epoch, ?, ?, ?, ?, ?, ?, ?, ? FROM video WHERE id = ? AND epoch = ? AND chunks = ?""",
+             video_id, idx, epoch, start, frames, frames_sha256, direction, memory, memory_digest, made_with, size_bytes,
+             making_s, created_at_s)
+           SELECT id, ?, epoch, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM video
+           WHERE id = ? AND epoch = ? AND chunks = ? AND deleted_at_s IS NULL""",
         (
             segment.index,
             segment.start,
@@ -202,6 +279,8 @@ def _insert_fenced(connection: sqlite3.Connection, video_id: str, epoch: int, re
             record.frames_sha256,
             record.direction,
             record.memory,
+            record.memory_digest,
+            None if record.made_with is None else insert_config(connection, record.made_with),
             size_bytes,
             record.making_s,
             now_s(),
@@ -211,11 +290,27 @@ def _insert_fenced(connection: sqlite3.Connection, video_id: str, epoch: int, re
         ),
     ).rowcount
     if inserted == 0:
-        row = connection.execute("SELECT epoch, chunks FROM video WHERE id = ?", (video_id,)).fetchone()
+        sql = "SELECT epoch, chunks FROM video WHERE id = ? AND deleted_at_s IS NULL"
+        row = connection.execute(sql, (video_id,)).fetchone()
         expected = "no video" if row is None else f"chunk {row['chunks']} of run {row['epoch']}"
         raise Conflict(
             f"{video_id} does not take this chunk", expected=expected, received=f"chunk {segment.index} of run {epoch}"
         )
+
+
+def _insert_parts(connection: sqlite3.Connection, video_id: str, record: ChunkRecord) -> None:
+    rows = [(video_id, record.segment.index, *part) for part in json.loads(record.memory)["parts"].items()]
+    connection.executemany("INSERT INTO part(video_id, idx, name, sha256) VALUES (?, ?, ?, ?)", rows)
+
+
+def _bytes_new_to(connection: sqlite3.Connection, video_id: str, blobs: Sequence[Blob]) -> int:
+    """Bytes of those that the film does not refer to yet, each once."""
+    known = """SELECT EXISTS (SELECT 1 FROM segment WHERE hash = ?1 AND video_id = ?2)
+        OR EXISTS (SELECT 1 FROM segment WHERE init = ?1 AND video_id = ?2)
+        OR EXISTS (SELECT 1 FROM part WHERE sha256 = ?1 AND video_id = ?2)
+        OR EXISTS (SELECT 1 FROM video WHERE reference = ?1 AND id = ?2)"""
+    once = {blob.sha256: len(blob.data) for blob in blobs}
+    return sum(size for sha256, size in once.items() if not connection.execute(known, (sha256, video_id)).fetchone()[0])
 
 
 def _insert_segment(connection: sqlite3.Connection, video_id: str, seq: int, segment: SegmentRef) -> None:
@@ -240,13 +335,31 @@ def _insert_segment(connection: sqlite3.Connection, video_id: str, seq: int, seg
 
 
 def _log(connection: sqlite3.Connection, video_id: str, seq: int, kind: str, index: int) -> None:
-    connection.execute("INSERT INTO log VALUES (?, ?, ?, ?, NULL)", (video_id, seq, kind, index))
+    connection.execute("INSERT INTO log(video_id, seq, kind, idx) VALUES (?, ?, ?, ?)", (video_id, seq, kind, index))
 
 
 def _entry_of(row: sqlite3.Row) -> LogEntry:
     segment = None if row["hash"] is None else _segment_of(row)
     view = None if row["view"] is None else view_from_json(row["view"])
-    return LogEntry(row["log_seq"], row["kind"], row["log_idx"], segment=segment, view=view)
+    cue = None if row["cue_json"] is None else Cue.from_json(json.loads(row["cue_json"]))
+    return LogEntry(row["log_seq"], row["kind"], row["log_idx"], segment=segment, view=view, cue=cue)
+
+
+def _chunk_of(row: sqlite3.Row, segments: tuple[SegmentRef, ...]) -> ChunkRow:
+    return ChunkRow(
+        index=row["idx"],
+        start=row["start"],
+        frames=row["frames"],
+        epoch=row["epoch"],
+        frames_sha256=row["frames_sha256"],
+        direction=Direction.from_json(json.loads(row["direction"])),
+        memory_digest=row["memory_digest"],
+        has_memory=row["memory"] is not None,
+        made_with=None if row["made_with_json"] is None else json.loads(row["made_with_json"]),
+        making_s=row["making_s"],
+        created_at_s=row["created_at_s"],
+        segments=segments,
+    )
 
 
 def _segment_of(row: sqlite3.Row) -> SegmentRef:

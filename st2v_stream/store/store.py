@@ -8,26 +8,25 @@ removed in one: a shared blob cannot be removed while a chunk that names it is b
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import logging
 import sqlite3
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from st2v_stream.chunk import Memory
-from st2v_stream.direction import Timeline
-from st2v_stream.errors import Conflict, NotFound, StoreDamaged, StoreError
-from st2v_stream.store import segments, videos
+from st2v_stream.direction import Cue, Timeline
+from st2v_stream.errors import Conflict, NotFound, StoreDamaged, StoreError, StoreFull
+from st2v_stream.store import branches, segments, sweep, videos
 from st2v_stream.store.blobs import Blob, BlobFiles
+from st2v_stream.store.copies import Copies
 from st2v_stream.store.database import Database
 from st2v_stream.store.directory import DataDirectory
-from st2v_stream.store.memories import memory_from_blobs
+from st2v_stream.store.memories import memory_from_blobs, parts_of
 from st2v_stream.store.references import reference_from_blob, reference_to_blob
-from st2v_stream.store.segments import ChunkRecord
+from st2v_stream.store.segments import ChunkRecord, ChunkRow
 from st2v_stream.store.videos import Order
 from st2v_stream.types import LogEntry, Reference, SegmentRef, Snapshot, VideoState, VideoView
 
@@ -38,52 +37,121 @@ logger = logging.getLogger(__name__)
 LOG_PAGE = 64
 """Log entries read at once."""
 
+GRACE_S = 24 * 3600
+"""A deleted film can be had back for so long, and a segment that a reset took out be fetched; less when the disk is full."""
+
+SWEEP_EVERY_S = 600
+
+SWEEP_AT_ONCE = 64
+"""Files removed before others get their turn at the store's thread: on a busy disk each takes milliseconds."""
+
 
 class Store:
     """Everything that survives. Methods raise `StoreError` or `StoreFull` where the disk will not, `NotFound` for no row."""
 
-    def __init__(self, directory: DataDirectory) -> None:
+    def __init__(self, directory: DataDirectory, grace_s: int) -> None:
         self._directory = directory
+        self._grace_s = grace_s
         self._database = Database(directory.database)
         self._blobs = BlobFiles(directory.blobs, directory.tmp)
+        self._copies = Copies(directory.videos)
+        self._damaged = set[str]()
         self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="st2v-read")
+        self._sweeper: asyncio.Task[None] | None = None
         self.size_bytes = 0
         """Bytes of all blobs."""
         self.trouble: StoreError | None = None
         """Why the last write failed, None if it did not."""
 
     @staticmethod
-    async def open(data_dir: Path) -> Store:
-        """Take the directory. Raises `StoreError`: in use, read-only, full, damaged or of another version."""
+    async def open(data_dir: Path, *, grace_s: int = GRACE_S) -> Store:
+        """Take the directory. Raises `StoreError`: in use, read-only, full, damaged or of another version.
+
+        grace_s: how long a deleted film can be had back.
+        """
         directory = DataDirectory.open(data_dir)
-        store = Store(directory)
+        store = Store(directory, grace_s)
         try:
+            directory.require_database()
             await store._database.open()
-            store.size_bytes = await store._database.run(segments.read_total_bytes)
+            await store._database.run(store._tidy_up)
         except BaseException:
+            with contextlib.suppress(Exception):
+                await store._database.close()
             directory.close()
             raise
+        store._sweeper = asyncio.create_task(store._sweep(), name="st2v-sweep")
         return store
 
     async def close(self) -> None:
         """Finish what waits, end the threads, let another process in."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.gather(self._sweeper, return_exceptions=True)
         await self._database.close()
         self._readers.shutdown()
         self._directory.close()
 
     # ------------------------------------------------------------ videos
 
-    async def create(self, view: VideoView, config: Mapping[str, Any], reference: Reference | None = None) -> LogEntry:
+    async def create(
+        self, view: VideoView, config: Mapping[str, Any], reference: Reference | None = None, cues: Sequence[Cue] = ()
+    ) -> LogEntry:
         """A new video; config: what else can change a pixel (the model's version). The entry holds the view.
 
-        reference: what it starts from besides the prompt; kept as long as the video.
+        reference: what it starts from besides the prompt; kept as long as the video. cues: what is planned from the start.
         """
         blob = None if reference is None else await self._read(reference_to_blob, reference)
-        return await self._write(self._create, view, config, blob)
+        return await self._write(self._create, view, config, blob, cues)
 
-    async def change(self, video_id: str, allowed: Collection[VideoState], **changes: Any) -> LogEntry:
-        """Set columns (state, ended_by, error, ...) and log the state. Raises `Conflict` unless it is in an allowed one."""
+    async def branch(self, view: VideoView, timeline: Timeline, config: Mapping[str, Any] | None = None) -> LogEntry:
+        """A new video whose first `view.fork_index` chunks are those of `view.parent_id`; the entry holds the view.
+
+        Segments, memories and what the parent starts from are shared by reference: deleting either breaks nothing.
+        timeline: all directions of the branch, those it has from its parent included. config: as for `create`, None = the
+        parent's. Raises `NotFound` for the parent, `InvalidRequest` for a fork_index beyond its chunks.
+        """
+        entry = await self._write(self._log_and_copy, view.id, branches.insert_branch, view, timeline, config)
+        await self._copy_the_rest(view.id)
+        return entry
+
+    async def change(self, video_id: str, allowed: Collection[VideoState] | None, **changes: Any) -> LogEntry:
+        """Set columns (state, ended_by, error, title, when_unwatched, ...) and log the state.
+
+        Raises `Conflict` unless it is in an allowed one (None = any).
+        """
         return await self._write(self._log_and_copy, video_id, videos.change_video, video_id, allowed, changes)
+
+    async def rename(self, video_id: str, title: str) -> LogEntry:
+        """Another title, in whatever state it is. Raises `NotFound`."""
+        return await self.change(video_id, None, title=title)
+
+    async def cue(self, video_id: str, *cues: Cue) -> list[LogEntry]:
+        """Add cues to the timeline, all or none; returns their entries, one each. Raises `NotFound`."""
+        return await self._write(self._cue, video_id, cues)
+
+    async def reset(
+        self,
+        video_id: str,
+        from_index: int,
+        *,
+        timeline: Timeline | None = None,
+        keep_as: str | None = None,
+        allowed: Collection[VideoState] | None = None,
+        **changes: Any,
+    ) -> list[LogEntry]:
+        """Take the chunks from `from_index` on out of the film; returns the entries: reset, new cues, the new state.
+
+        All in one transaction. timeline: its directions from now on, None = as they are. keep_as: id of a new video that
+        keeps the film as it was, by reference (parent_id this one, fork_index = from_index, state stopped). changes: as for
+        `change`. The epoch is raised, so a run that does not know of it commits nothing any more. Raises `NotFound`,
+        `Conflict` unless in an allowed state (None = any), `InvalidRequest` for an index beyond its chunks.
+        """
+        entries = await self._write(self._reset, video_id, from_index, timeline, keep_as, allowed, changes)
+        if keep_as is not None:
+            await self._copy_the_rest(keep_as)
+        await self._sweep_now(self._grace_s)
+        return entries
 
     async def begin_run(self, video_id: str) -> int:
         """The epoch of a new run."""
@@ -94,8 +162,13 @@ class Store:
         return await self._database.run(videos.read_video, video_id)
 
     async def model_version(self, video_id: str) -> str | None:
-        """The version of the model it was begun with."""
-        return await self._database.run(videos.read_model_version, video_id)
+        """The version of the model it was begun with, None where that was not written down."""
+        version: str | None = (await self.config(video_id)).get("model_version")
+        return version
+
+    async def config(self, video_id: str) -> Mapping[str, Any]:
+        """What it was begun with: model, spec, and what `create` was given."""
+        return await self._database.run(videos.read_config, video_id)
 
     async def timeline(self, video_id: str) -> Timeline:
         """Its directions."""
@@ -111,22 +184,43 @@ class Store:
         except (StoreDamaged, NotFound) as error:
             raise NotFound(f"what {video_id} starts from is lost: {error}") from error
 
-    async def page(self, after: str | None, limit: int, order: Order) -> tuple[list[VideoView], bool]:
-        """One page and whether there are more."""
-        return await self._database.run(videos.list_videos, after, limit, order)
+    async def page(self, after: str | None, limit: int, order: Order, search: str = "") -> tuple[list[VideoView], bool]:
+        """One page and whether there are more. search: words, each of which title, prompts or id must contain."""
+        return await self._database.run(videos.list_videos, after, limit, order, search)
 
     async def in_states(self, *states: VideoState) -> list[VideoView]:
         """Videos in one of these states, the oldest first."""
         return await self._database.run(videos.list_in_states, states)
 
     async def delete(self, video_id: str) -> None:
-        """Rows go, then the blobs nothing refers to any more; shared ones stay."""
+        """Not found from now on. Its rows, and the blobs nothing else refers to, go when the grace is over.
+
+        On a full disk that is at once. Raises `NotFound`.
+        """
+        is_full = isinstance(self.trouble, StoreFull)
         await self._write(self._delete, video_id)
+        await self._sweep_now(0 if is_full else self._grace_s)
+
+    async def undelete(self, video_id: str) -> LogEntry:
+        """Have a deleted film back; one that was being made is stopped then. Raises `NotFound` when the grace is over."""
+        return await self._write(self._undelete, video_id)
+
+    async def own_bytes(self, video_id: str) -> int:
+        """Bytes that forgetting the film would free: of what no other film refers to."""
+        return await self._database.run(videos.read_own_bytes, video_id)
+
+    async def collect(self, grace_s: int | None = None) -> int:
+        """Forget what has been deleted, and what nothing refers to, for longer than the grace; returns the bytes freed."""
+        freed_bytes, more = 0, True
+        while more:  # others write in between
+            part_bytes, more = await self._database.run(self._collect, self._grace_s if grace_s is None else grace_s)
+            freed_bytes += part_bytes
+        return freed_bytes
 
     # ------------------------------------------------------------ chunks
 
     async def commit(self, video_id: str, epoch: int, record: ChunkRecord) -> tuple[LogEntry, int]:
-        """Acknowledge a chunk; returns its entry and the bytes it added to the disk (shared blobs count once).
+        """Acknowledge a chunk; returns its entry and the bytes it added to the film (what it refers to already: none).
 
         Raises `Conflict` if it is not the next chunk of the newest run.
         """
@@ -138,7 +232,10 @@ class Store:
         Where the newest is damaged or gone, the film is cut back to the newest chunk whose memory is whole; then the second
         value is the reset entry.
         """
-        return await self._database.run(self._newest_memory, video_id)
+        memory, reset = await self._database.run(self._newest_memory, video_id)
+        if reset is not None:
+            await self._sweep_now(self._grace_s)
+        return memory, reset
 
     async def memory(self, video_id: str, index: int) -> Memory:
         """The memory after chunk `index`. Raises `NotFound` if that chunk is not there or keeps none."""
@@ -148,9 +245,33 @@ class Store:
             raise NotFound("no memory there", expected=f"the index of a chunk of {video_id} that keeps one", received=index)
         return await self._read(memory_from_blobs, row, self._blobs.read)
 
+    async def memory_before(self, video_id: str, index: int) -> Memory | None:
+        """The newest whole memory with `next_index` <= index: what the chunks before `index` can be made again from.
+
+        None: from the beginning. Raises `NotFound`.
+        """
+        await self.view(video_id)
+        for made, row in await self._database.run(segments.read_memory_rows, video_id):
+            if made < index and (memory := await self._read(self._memory_if_whole, video_id, made, row)) is not None:
+                return memory
+        return None
+
+    async def remember(self, video_id: str, record: ChunkRecord) -> bool:
+        """Give a chunk whose memory was thinned away or damaged its memory back, from the same chunk made again.
+
+        False, and nothing is kept, where it came out differently (another determinism class). Raises `NotFound`.
+        """
+        return await self._write(self._remember, video_id, record)
+
+    async def chunks(self, video_id: str, first: int = 0, last: int | None = None) -> list[ChunkRow]:
+        """What is kept of the chunks from `first` to `last`, both included (None = to the end). Raises `NotFound`."""
+        await self.view(video_id)
+        return await self._database.run(segments.read_chunks, video_id, first, last)
+
     async def thin(self, video_id: str) -> None:
         """Forget most memories of a finished film (see `segments.thin_memories`)."""
-        await self._database.run(self._thin, video_id)
+        await self._database.run(segments.thin_memories, video_id)
+        await self._sweep_now(self._grace_s)
 
     async def frame_hashes(self, video_id: str) -> list[str]:
         """sha256 of the frames of every chunk, before they were encoded."""
@@ -184,45 +305,112 @@ class Store:
             result = await self._database.run(fn, *args)
         except StoreError as error:
             self.trouble = error
+            if isinstance(error, StoreFull):
+                await self._sweep_now(0)  # whoever writes tries again by itself
             raise
         self.trouble = None
         return result
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            await self._sweep_now(self._grace_s)
+
+    async def _sweep_now(self, grace_s: int) -> None:
+        try:
+            await self.collect(grace_s)
+        except StoreError as error:
+            logger.warning("not all could be swept, the next time it will be: %s", error)
+
+    async def _copy_the_rest(self, video_id: str) -> None:
+        while await self._database.run(self._copies.follow, video_id):
+            pass
+
+    def _tidy_up(self, connection: sqlite3.Connection) -> None:
+        """What a crash left: copies that lack rows, files that no row names, graces that ended meanwhile."""
+        rows = connection.execute("SELECT id FROM video").fetchall()
+        for row in rows:
+            while self._copies.follow(connection, row["id"]):
+                pass
+        if unknown := self._copies.ids() - {row["id"] for row in rows}:
+            logger.warning("%d films in %s are not in the database: st2v fsck says more", len(unknown), self._directory.videos)
+        else:
+            self._remove(sorted(self._blobs.names() - sweep.read_all_hashes(connection)))
+        self.size_bytes = segments.read_total_bytes(connection)
+        while self._collect(connection, self._grace_s)[1]:
+            pass
 
     def _log_and_copy(
         self, connection: sqlite3.Connection, video_id: str, fn: Callable[..., LogEntry], *args: object
     ) -> LogEntry:
         entry = fn(connection, *args)
-        self._copy(video_id, entry, None)
+        self._copies.follow(connection, video_id)
         return entry
 
     def _create(
-        self, connection: sqlite3.Connection, view: VideoView, config: Mapping[str, Any], reference: Blob | None
+        self,
+        connection: sqlite3.Connection,
+        view: VideoView,
+        config: Mapping[str, Any],
+        reference: Blob | None,
+        cues: Sequence[Cue],
     ) -> LogEntry:
-        fresh = segments.unknown_blobs(connection, [] if reference is None else [reference])
-        try:
-            for blob in fresh:
-                self._blobs.write(blob)
-            entry = videos.insert_video(connection, view, config, reference)
-        except (OSError, sqlite3.Error):
-            self._remove([blob.sha256 for blob in segments.unknown_blobs(connection, fresh)])
-            raise
-        self.size_bytes += sum(len(blob.data) for blob in fresh)
-        self._copy(view.id, entry, None, {} if reference is None else {"reference": reference.sha256})
+        with self._written(connection, () if reference is None else (reference,)):
+            entry = videos.insert_video(connection, view, config, reference, cues)
+        self._copies.follow(connection, view.id)
         return entry
 
     def _commit(self, connection: sqlite3.Connection, video_id: str, epoch: int, record: ChunkRecord) -> tuple[LogEntry, int]:
-        fresh = segments.unknown_blobs(connection, record.blobs)
-        added_bytes = sum(len(blob.data) for blob in fresh)
-        try:
-            for blob in fresh:
-                self._blobs.write(blob)
-            entry = segments.insert_chunk(connection, video_id, epoch, record, added_bytes)
-        except (OSError, sqlite3.Error, Conflict):
-            self._remove([blob.sha256 for blob in segments.unknown_blobs(connection, fresh)])
-            raise
-        self.size_bytes += added_bytes
-        self._copy(video_id, entry, record)
+        with self._written(connection, record.blobs):
+            entry, added_bytes = segments.insert_chunk(connection, video_id, epoch, record)
+        self._copies.follow(connection, video_id)
         return entry, added_bytes
+
+    def _remember(self, connection: sqlite3.Connection, video_id: str, record: ChunkRecord) -> bool:
+        if not segments.is_the_same(connection, video_id, record):
+            return False
+        parts = tuple(blob for blob in record.blobs if blob.kind == "memory")
+        self._damaged.update(blob.sha256 for blob in parts if not self._blobs.is_whole(blob.sha256))
+        with self._written(connection, parts):
+            segments.insert_memory(connection, video_id, record, parts)
+        return True
+
+    @contextlib.contextmanager
+    def _written(self, connection: sqlite3.Connection, blobs: Sequence[Blob]) -> Iterator[None]:
+        """The blobs are on the disk when their rows are written; where that fails, those that got no row are removed."""
+        fresh = {blob.sha256: blob for blob in _without_row(connection, blobs)}
+        lost = {blob.sha256: blob for blob in blobs if blob.sha256 in self._damaged or not self._blobs.is_there(blob.sha256)}
+        try:
+            for blob in (fresh | lost).values():
+                self._blobs.write(blob)
+            yield
+        except (OSError, sqlite3.Error, Conflict):
+            self._remove([blob.sha256 for blob in _without_row(connection, fresh.values())])
+            raise
+        self._damaged.difference_update(lost)
+        self.size_bytes += sum(len(blob.data) for blob in fresh.values())
+
+    def _cue(self, connection: sqlite3.Connection, video_id: str, cues: Sequence[Cue]) -> list[LogEntry]:
+        entries = videos.insert_cues(connection, video_id, cues)
+        self._copies.follow(connection, video_id)
+        return entries
+
+    def _reset(
+        self,
+        connection: sqlite3.Connection,
+        video_id: str,
+        from_index: int,
+        timeline: Timeline | None,
+        keep_as: str | None,
+        allowed: Collection[VideoState] | None,
+        changes: Mapping[str, Any],
+    ) -> list[LogEntry]:
+        entries = branches.reset_video(connection, video_id, from_index, timeline, keep_as, allowed, changes)
+        self._copies.follow(connection, video_id)
+        if keep_as is not None:
+            self._copies.follow(connection, keep_as)
+            segments.thin_memories(connection, keep_as)  # it is finished
+        return entries
 
     def _newest_memory(self, connection: sqlite3.Connection, video_id: str) -> tuple[Memory | None, LogEntry | None]:
         rows = segments.read_memory_rows(connection, video_id)
@@ -239,27 +427,36 @@ class Store:
         try:
             return memory_from_blobs(row, self._blobs.read)
         except (StoreDamaged, NotFound) as error:
+            self._damaged.update(sha256 for sha256 in parts_of(row) if not self._blobs.is_whole(sha256))
             logger.error("%s: the memory after chunk %d is lost: %s", video_id, index, error)
             return None
 
     def _truncate(self, connection: sqlite3.Connection, video_id: str, index: int) -> LogEntry:
-        entry, lost = segments.truncate(connection, video_id, index)
-        self._remove(lost)
-        self._copy(video_id, entry, None)
-        self.size_bytes = segments.read_total_bytes(connection)
+        entry = segments.truncate(connection, video_id, index)
+        self._copies.follow(connection, video_id)
         return entry
 
-    def _thin(self, connection: sqlite3.Connection, video_id: str) -> None:
-        self._remove(segments.thin_memories(connection, video_id))
-        self.size_bytes = segments.read_total_bytes(connection)
-
     def _delete(self, connection: sqlite3.Connection, video_id: str) -> None:
-        lost = videos.delete_rows(connection, video_id)
-        self._remove(lost)
-        _unlink(self._directory.videos / f"{video_id}.jsonl")
-        self.size_bytes = segments.read_total_bytes(connection)
+        videos.delete_video(connection, video_id)
+        self._copies.note(video_id, deleted=True)
 
-    def _remove(self, hashes: list[str]) -> None:
+    def _undelete(self, connection: sqlite3.Connection, video_id: str) -> LogEntry:
+        entry = videos.undelete_video(connection, video_id)
+        self._copies.note(video_id, deleted=False)
+        self._copies.follow(connection, video_id)
+        return entry
+
+    def _collect(self, connection: sqlite3.Connection, grace_s: int) -> tuple[int, bool]:
+        """Bytes freed, and whether there is more to free."""
+        before_s = videos.now_s() - grace_s
+        for video_id in sweep.forget_deleted(connection, before_s):
+            self._copies.remove(video_id)
+        lost = sweep.forget_gone(connection, before_s, SWEEP_AT_ONCE)
+        self._remove(lost)
+        self.size_bytes -= sum(lost.values())
+        return sum(lost.values()), len(lost) == SWEEP_AT_ONCE
+
+    def _remove(self, hashes: Iterable[str]) -> None:
         """Their rows are gone already: a file that stays wastes space and harms nobody, so that is logged, no more."""
         for sha256 in hashes:
             try:
@@ -267,25 +464,10 @@ class Store:
             except OSError as error:
                 logger.warning("blob %s stays on the disk: %s", sha256, error)
 
-    def _copy(
-        self, video_id: str, entry: LogEntry, record: ChunkRecord | None, more: Mapping[str, Any] = MappingProxyType({})
-    ) -> None:
-        """Append the committed row to the video's file. The database is the truth: a copy that fails is logged, no more."""
-        line: dict[str, Any] = {**asdict(entry), **more}
-        if record is not None:
-            line["chunk"] = {name: getattr(record, name) for name in ("frames_sha256", "direction", "memory", "making_s")}
-        try:
-            with (self._directory.videos / f"{video_id}.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            logger.warning("%s: no copy of row %d: %s", video_id, entry.seq, error)
 
-
-def _unlink(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        logger.warning("%s stays on the disk: %s", path, error)
+def _without_row(connection: sqlite3.Connection, blobs: Iterable[Blob]) -> list[Blob]:
+    sql = "SELECT 1 FROM blob WHERE sha256 = ?"
+    return [blob for blob in blobs if connection.execute(sql, (blob.sha256,)).fetchone() is None]
 
 
 def _snapshot(connection: sqlite3.Connection, video_id: str) -> Snapshot:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 from weakref import WeakValueDictionary
 
-from st2v_stream.chunk import Chunk, StreamSpec
+from st2v_stream.chunk import Chunk, Frames, StreamSpec
 from st2v_stream.config import Config
+from st2v_stream.direction import Cue, Timeline
 from st2v_stream.errors import Conflict, InvalidRequest, NotFound, StoreError, UnknownModel
 from st2v_stream.store.store import Store
 from st2v_stream.store.videos import now_s
 from st2v_stream.streaming.follow import Bell, follow
 from st2v_stream.streaming.worker import ThreadWorker
 from st2v_stream.types import (
+    AddCue,
+    AddedCue,
+    BranchVideo,
     CreateVideo,
     LogEntry,
     ModelCard,
@@ -31,8 +37,19 @@ from st2v_stream.types import (
     VideoView,
     Worker,
 )
+from st2v_stream.videos.branches import (
+    ModelDoesNotFit,
+    branch_timeline,
+    branch_view,
+    check_fits,
+    check_index,
+    check_seed_counts,
+    fork_of,
+    takes,
+)
+from st2v_stream.videos.cues import cue_of, cue_warnings, seed_warnings, timeline_of
 from st2v_stream.videos.ids import new_video_id
-from st2v_stream.videos.requests import continued_frames, new_view
+from st2v_stream.videos.requests import checked_title, continued_frames, new_view, patience_s, whole_frames
 from st2v_stream.videos.shelf import ModelShelf
 from st2v_stream.videos.video import ACTIVE, Encode, Studio, Video, before
 
@@ -41,6 +58,12 @@ logger = logging.getLogger(__name__)
 ENCODER_THREADS = 2
 
 MAX_PAGE = 100
+
+SEEDS = 2**31
+"""Seeds that are drawn are below it: short enough to be read out, and exact in every language."""
+
+_AFRESH: Mapping[str, Any] = {"ended_by": None, "error": None, "completed_at_s": None, "paused_reason": None}
+"""What a film that goes on no longer is."""
 
 RESUME_ORDER: tuple[VideoState, ...] = ("stopping", "running", "loading", "paused", "queued")
 """After a restart those that had a place among the running ones get theirs first."""
@@ -72,6 +95,8 @@ class Live:
         self._videos: dict[str, Video] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._bells: WeakValueDictionary[str, Bell] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._is_leaving = False
 
     @staticmethod
     @asynccontextmanager
@@ -89,7 +114,7 @@ class Live:
         wait after the store failed. Raises `StoreError`, `UnknownModel` for config.model, `InvalidRequest` for
         config.when_unwatched.
         """
-        pause_unwatched_s = _patience(config.when_unwatched)
+        pause_unwatched_s = patience_s(config.when_unwatched)
         async with AsyncExitStack() as stack:
             store = await Store.open(config.data_dir)
             stack.push_async_callback(store.close)
@@ -112,8 +137,9 @@ class Live:
     async def create(self, request: CreateVideo) -> VideoView:
         """A new video, being made from now on. Raises `InvalidRequest`, `UnknownModel`, `StoreFull`."""
         card = self._shelf.card(request.model or self._config.model)
-        view = new_view(request, card, self._config, new_video_id(), now_s())
-        creating = self._create(view, card, request.reference)
+        timeline = timeline_of(request, card, self._config)
+        view = new_view(request, timeline, card, self._config, new_video_id(), now_s())
+        creating = self._create(view, card, request.reference, timeline.cues)
         return await asyncio.shield(creating)  # a caller that leaves does not leave a row without a maker
 
     async def stop(self, video_id: str) -> VideoView:
@@ -141,8 +167,59 @@ class Live:
         await self._tell_of_other_version(view)
         return await asyncio.shield(self._go_on(video_id, planned))
 
+    async def cue(self, video_id: str, request: AddCue) -> AddedCue:
+        """Change what is made from a chunk on, in whatever state it is. Raises `NotFound`, `InvalidRequest`, `StoreError`."""
+        view, timeline = await self.get(video_id), await self._store.timeline(video_id)
+        card = self._shelf.card(view.model)
+        entry = await asyncio.shield(self._cue(video_id, partial(cue_of, request, view.spec, timeline, self._config)))
+        assert entry.cue is not None, "an entry of kind cue has a cue"
+        warnings = (*cue_warnings(request, entry.cue, card, view.num_frames), *seed_warnings(entry.cue, timeline))
+        return AddedCue(entry.seq, entry.cue, view.spec.start_of(entry.cue.index), warnings)
+
+    async def branch(self, video_id: str, request: BranchVideo) -> VideoView:
+        """A new video that shares chunks with this one, being made from now on.
+
+        Raises `NotFound`, `InvalidRequest`, `UnknownModel`, and `ModelDoesNotFit` where another model cannot go on from there.
+        """
+        parent, timeline = await self._store.view(video_id), await self._store.timeline(video_id)
+        card, fork = self._shelf.card(request.model or parent.model), fork_of(request, parent)
+        directions = branch_timeline(request, fork, timeline, card, self._config)
+        fresh = branch_view(request, parent, fork, directions, card, self._config)
+        view = replace(parent, id=new_video_id(), created_at_s=now_s(), completed_at_s=None, error=None, ended_by=None, **fresh)
+        try:
+            await self._check_can_go_on(parent, fork, card, directions)
+        except ModelDoesNotFit:
+            if not request.or_new_film:
+                raise
+            return await self._new_film_from(parent, fork, view, directions)
+        return await asyncio.shield(self._branch(view, directions, parent))
+
+    async def redo(self, video_id: str, from_index: int, seed: int | None = None) -> tuple[VideoView, VideoView]:
+        """Make the chunks from `from_index` on anew; the film as it was is kept as the second video.
+
+        Raises `NotFound`, `InvalidRequest` for a chunk that is not there, `StoreError`: then all is as before.
+        """
+        return await asyncio.shield(self._redo(video_id, from_index, secrets.randbelow(SEEDS) if seed is None else seed))
+
+    async def edit(self, video_id: str, *, title: str | None = None, when_unwatched: str | None = None) -> VideoView:
+        """Another title, or another patience with nobody watching. Raises `NotFound`, `InvalidRequest`, `StoreError`."""
+        changes = {"title": None if title is None else checked_title(title), "when_unwatched": when_unwatched}
+        if when_unwatched is not None:
+            patience_s(when_unwatched)
+        given = {name: value for name, value in changes.items() if value is not None}
+        entry = await self._store.change(video_id, None, **given)
+        if (video := self._videos.get(video_id)) is not None:
+            video.take(entry)
+        elif (bell := self._bells.get(video_id)) is not None:
+            bell.announce([entry])
+        return await self.get(video_id)
+
+    async def undelete(self, video_id: str) -> VideoView:
+        """Have a deleted video back; what was being made is stopped then. Raises `NotFound` once its grace is over."""
+        return _view_of(await self._store.undelete(video_id))
+
     async def delete(self, video_id: str) -> None:
-        """Stop it, forget it, free its space. Raises `NotFound`, `StoreError`: then it goes on as before."""
+        """Stop it and hide it; its space is freed when its grace is over. Raises `NotFound`, `StoreError`: it goes on."""
         await asyncio.shield(self._delete(video_id))  # a caller that leaves does not leave a row without a maker
 
     # ------------------------------------------------------------ questions
@@ -153,13 +230,17 @@ class Live:
         return await self._store.view(video_id) if video is None else video.view
 
     async def list(
-        self, *, after: str | None = None, limit: int = 20, order: Literal["asc", "desc"] = "desc"
+        self, *, after: str | None = None, limit: int = 20, order: Literal["asc", "desc"] = "desc", search: str = ""
     ) -> tuple[list[VideoView], bool]:
-        """One page and whether there are more. Raises `InvalidRequest` for a limit out of range."""
+        """One page and whether there are more; search: words that title, prompts or id contain. Raises `InvalidRequest`."""
         if not 1 <= limit <= MAX_PAGE:
             raise InvalidRequest("limit is out of range", expected=f"1 to {MAX_PAGE}", received=limit, param="limit")
-        views, more = await self._store.page(after, limit, order)
+        views, more = await self._store.page(after, limit, order, search)
         return [self._videos[view.id].view if view.id in self._videos else view for view in views], more
+
+    async def timeline(self, video_id: str) -> Timeline:
+        """Its Direction and its cues. Raises `NotFound`."""
+        return await self._store.timeline(video_id)
 
     async def snapshot(self, video_id: str) -> Snapshot:
         """What exists at one moment. Raises `NotFound`."""
@@ -167,6 +248,8 @@ class Live:
 
     async def follow(self, video_id: str, seq: int = 0) -> AsyncGenerator[LogEntry | Progress, None]:
         """Every log entry after `seq`, in order, for ever (ends when the video is deleted); Progress in between."""
+        if self._is_leaving:
+            return
         bell = await self._bell_of(video_id)
         async with aclosing(follow(partial(self._store.read_log, video_id), bell, seq)) as entries:
             async for entry in entries:
@@ -213,11 +296,17 @@ class Live:
 
     # ------------------------------------------------------------ inside
 
-    async def _create(self, view: VideoView, card: ModelCard, reference: Reference | None) -> VideoView:
-        entry = await self._store.create(view, {"model_version": card.version}, reference)
+    async def _create(
+        self, view: VideoView, card: ModelCard, reference: Reference | None, cues: Sequence[Cue] = ()
+    ) -> VideoView:
+        entry = await self._store.create(view, {"model_version": card.version}, reference, cues)
         return self._begin(_view_of(entry)).view
 
     async def _delete(self, video_id: str) -> None:
+        async with self._changing(video_id):
+            await self._hide(video_id)
+
+    async def _hide(self, video_id: str) -> None:
         video, task = self._videos.get(video_id), self._tasks.get(video_id)
         if task is not None:
             await _cancel(task)
@@ -227,7 +316,7 @@ class Live:
             if video is not None:
                 await self._begin_again(video)
             raise
-        if (bell := self._bells.get(video_id)) is not None:
+        if (bell := self._bells.pop(video_id, None)) is not None:  # one that comes back has a bell of its own
             bell.close()
         self._told_of_version.discard(video_id)
         self._studio.space_freed.set()
@@ -245,10 +334,93 @@ class Live:
         if view.state in ACTIVE:
             self._resume(view, is_stopping=cancelled.is_stopping)
 
+    async def _cue(self, video_id: str, make: Callable[[int], Cue]) -> LogEntry:
+        async with self._changing(video_id):
+            if (video := self._videos.get(video_id)) is not None:
+                return await video.cue(make)
+            bell = await self._bell_of(video_id)
+            (entry,) = await self._store.cue(video_id, make((await self._store.view(video_id)).chunks))
+            bell.announce([entry])
+            return entry
+
+    async def _branch(self, view: VideoView, timeline: Timeline, parent: VideoView) -> VideoView:
+        begins_anew = view.model != parent.model or view.fork_index == 0
+        config = {"model_version": self._shelf.card(view.model).version} if begins_anew else None
+        entry = await self._store.branch(view, timeline, config)
+        await self._tell_of_other_version(view)
+        return self._begin(_view_of(entry)).view
+
+    async def _check_can_go_on(self, parent: VideoView, fork: int, card: ModelCard, timeline: Timeline) -> None:
+        """Raise `ModelDoesNotFit` unless this model can make chunk `fork`."""
+        if fork == 0 or card.name == parent.model:
+            return
+        check_fits(card, parent.spec)
+        memory = await self._store.memory_before(parent.id, fork)
+        if memory is None or memory.next_index != fork:
+            near = "no chunk" if memory is None else f"from_index {memory.next_index}"
+            message = f"what chunk {fork} follows was thinned away, and only {parent.model} can make it again"
+            raise Conflict(message, expected=near, received=fork, param="from_index")
+        generator = await self._shelf.generator(card.name)
+        if not await self._studio.worker.run(takes, generator, timeline, memory):
+            raise ModelDoesNotFit(card.name, "a memory of its own kind", f"one of kind {memory.kind}, version {memory.version}")
+
+    async def _new_film_from(self, parent: VideoView, fork: int, view: VideoView, timeline: Timeline) -> VideoView:
+        """A film of its own that starts from the last frame before chunk `fork`, as its viewers saw it."""
+        segment = await self._store.segment(parent.id, fork - 1)
+        assert segment is not None, "a fork has a chunk before it"
+        init, data = await self.read_blob(segment.init), await self.read_blob(segment.hash)
+        decode = partial(_last_frame, init, data)
+        reference = Reference(await asyncio.get_running_loop().run_in_executor(self._thumbnailer, decode))
+        card = self._shelf.card(view.model)
+        begun = Timeline(replace(timeline.at(fork), first_chunk_guidance_scale=None, first_chunk_num_inference_steps=None))
+        left = None if view.num_frames is None else whole_frames(card.spec, max(1, view.num_frames - segment.start))
+        fresh = replace(view, parent_id=None, fork_index=None, direction=begun.first, num_frames=left)
+        return await asyncio.shield(self._create(fresh, card, reference))
+
+    async def _redo(self, video_id: str, from_index: int, seed: int) -> tuple[VideoView, VideoView]:
+        async with self._changing(video_id):
+            chunks = (await self.get(video_id)).chunks
+            if chunks == 0:
+                raise Conflict(f"nothing of {video_id} is made yet", expected="a chunk or more", received="none")
+            check_index(from_index, chunks - 1)
+            timeline = await self._store.timeline(video_id)
+            check_seed_counts(Cue(from_index, {"seed": seed}), timeline)
+            video, task = self._videos.get(video_id), self._tasks.get(video_id)
+            if task is not None:
+                await _cancel(task)
+            kept = new_video_id()
+            try:
+                view = await self._store.view(video_id)
+                bell = await self._bell_of(video_id)
+                length = view.frames if view.ended_by == "stopped" else view.num_frames
+                entries = await self._store.reset(
+                    video_id,
+                    from_index,
+                    timeline=timeline.turned(Cue(from_index, {"seed": seed})),
+                    keep_as=kept,
+                    state="queued",
+                    num_frames=length,
+                    **_AFRESH,
+                )
+            except (NotFound, InvalidRequest, StoreError):
+                if video is not None:
+                    await self._begin_again(video)
+                raise
+            bell.announce(entries)
+            return self._begin(_view_of(entries[-1])).view, await self._store.view(kept)
+
+    def _changing(self, video_id: str) -> asyncio.Lock:
+        """One at a time changes a video in more than one step."""
+        return self._locks.setdefault(video_id, asyncio.Lock())
+
     async def _go_on(self, video_id: str, num_frames: int | None) -> VideoView:
+        async with self._changing(video_id):
+            return await self._queue(video_id, num_frames)
+
+    async def _queue(self, video_id: str, num_frames: int | None) -> VideoView:
         bell = await self._bell_of(video_id)
-        fresh = {"num_frames": num_frames, "ended_by": None, "error": None, "completed_at_s": None, "paused_reason": None}
-        entry = await self._store.change(video_id, before("queued") - set(ACTIVE), state="queued", **fresh)
+        allowed = before("queued") - set(ACTIVE)
+        entry = await self._store.change(video_id, allowed, state="queued", num_frames=num_frames, **_AFRESH)
         bell.announce([entry])
         return self._begin(_view_of(entry)).view
 
@@ -272,6 +444,8 @@ class Live:
         """The one bell of a video, known to all before the store is asked: no entry falls between. Raises `NotFound`."""
         bell = self._bells.setdefault(video_id, Bell())
         bell.announce_seq((await self._store.view(video_id)).seq)
+        if self._is_leaving:  # whoever comes now is not to wait for news that nobody will bring
+            bell.close()
         return bell
 
     async def _resume_all(self) -> None:
@@ -308,6 +482,7 @@ class Live:
 
     async def _leave(self) -> None:
         """Cancel everything; the store is left as it is, so that the next start goes on."""
+        self._is_leaving = True
         for task in list(self._tasks.values()):
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -323,23 +498,17 @@ def _first_frame_jpeg(init: bytes, segment: bytes) -> bytes:
     return thumbnail_jpeg(decode_frames(init, [segment])[0])
 
 
+def _last_frame(init: bytes, segment: bytes) -> Frames:
+    """(1, H, W, 3) uint8."""
+    from st2v_stream.media.decode import decode_frames
+
+    frames: Frames = decode_frames(init, [segment])[-1:]
+    return frames
+
+
 def _view_of(entry: LogEntry) -> VideoView:
     assert entry.view is not None, "an entry of kind state has a view"
     return entry.view
-
-
-def _patience(when_unwatched: str) -> float | None:
-    """Seconds to go on without a viewer; None = for ever."""
-    if when_unwatched == "run":
-        return None
-    try:
-        seconds = float(when_unwatched)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        expected = "run, or a number of seconds"
-        raise InvalidRequest("when_unwatched is not usable", expected=expected, received=when_unwatched, param="when_unwatched")
-    return seconds
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from st2v_stream.chunk import StreamSpec
 from st2v_stream.config import Config
-from st2v_stream.direction import DEFAULT_SEED, Direction
+from st2v_stream.direction import DEFAULT_SEED, Direction, Timeline
 from st2v_stream.errors import InvalidRequest
 from st2v_stream.types import CreateVideo, ModelCard, VideoView
 
 _TITLE_CHARS = 200
+_OF_FIRST_CHUNK = ("first_chunk_guidance_scale", "first_chunk_num_inference_steps")
 
 
-def new_view(request: CreateVideo, card: ModelCard, config: Config, video_id: str, created_at_s: int) -> VideoView:
-    """The video this request asks for, not yet begun. Raises `InvalidRequest`."""
-    direction = direction_of(request, card, config)
+def new_view(
+    request: CreateVideo, timeline: Timeline, card: ModelCard, config: Config, video_id: str, created_at_s: int
+) -> VideoView:
+    """The video this request asks for, with these directions, not yet begun. Raises `InvalidRequest`."""
+    direction = timeline.first
+    if request.when_unwatched is not None:
+        patience_s(request.when_unwatched)
     check_num_frames(request.num_frames, card, config)
     num_frames = None if request.num_frames is None else whole_frames(card.spec, request.num_frames)
     return VideoView(
         id=video_id,
         state="queued",
-        title=(request.title or direction.prompt)[:_TITLE_CHARS],
+        title=title_of(request.title, direction.prompt),
         model=card.name,
         preset=direction.preset,
         seed=direction.seed,
@@ -28,15 +36,16 @@ def new_view(request: CreateVideo, card: ModelCard, config: Config, video_id: st
         created_at_s=created_at_s,
         num_frames=num_frames,
         direction=direction,
-        warnings=(*card.warnings(direction.prompt), *rounding_warnings(request.num_frames, num_frames)),
+        when_unwatched=request.when_unwatched,
+        warnings=(*_word_warnings(timeline, card), *rounding_warnings(request.num_frames, num_frames)),
     )
 
 
 def direction_of(request: CreateVideo, card: ModelCard, config: Config) -> Direction:
     """Explicit values, else the preset's, else the Direction's own. Raises `InvalidRequest`."""
-    _check_text("prompt", request.prompt, config)
-    _check_text("negative_prompt", request.negative_prompt, config, may_be_empty=True)
-    return card.direction(
+    check_text("prompt", request.prompt, config)
+    check_text("negative_prompt", request.negative_prompt, config, may_be_empty=True)
+    direction = card.direction(
         request.prompt,
         preset=request.preset or config.preset,
         seed=DEFAULT_SEED if request.seed is None else request.seed,
@@ -44,6 +53,34 @@ def direction_of(request: CreateVideo, card: ModelCard, config: Config) -> Direc
         guidance_scale=request.guidance_scale,
         num_inference_steps=request.num_inference_steps,
     )
+    given = {name: getattr(request, name) for name in _OF_FIRST_CHUNK if getattr(request, name) is not None}
+    return replace(direction, **given)
+
+
+def title_of(given: str | None, otherwise: str) -> str:
+    """A title that is short enough."""
+    return (given or otherwise)[:_TITLE_CHARS]
+
+
+def checked_title(title: str) -> str:
+    """A title that says something. Raises `InvalidRequest`."""
+    if not title.strip():
+        raise InvalidRequest("the title is empty", expected="a few words", received=title, param="title")
+    return title_of(title.strip(), title)
+
+
+def patience_s(when_unwatched: str) -> float | None:
+    """Seconds to go on without a viewer, None = for ever. Raises `InvalidRequest`."""
+    if when_unwatched == "run":
+        return None
+    try:
+        seconds = float(when_unwatched)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        expected = "run, or a number of seconds"
+        raise InvalidRequest("when_unwatched is not usable", expected=expected, received=when_unwatched, param="when_unwatched")
+    return seconds
 
 
 def check_num_frames(num_frames: int | None, card: ModelCard, config: Config) -> None:
@@ -84,7 +121,15 @@ def rounding_warnings(asked: int | None, planned: int | None) -> tuple[str, ...]
     return (f"num_frames was rounded up from {asked} to {planned}: films end on a chunk border",)
 
 
-def _check_text(param: str, text: str, config: Config, *, may_be_empty: bool = False) -> None:
+def _word_warnings(timeline: Timeline, card: ModelCard) -> tuple[str, ...]:
+    """Each sentence once, however many cues give reason for it."""
+    spoken = [timeline.first.prompts, *(cue.changes.get("prompts", ()) for cue in timeline.cues)]
+    texts = dict.fromkeys(text for prompts in spoken for text, _ in prompts)
+    return tuple(dict.fromkeys(warning for text in texts for warning in card.warnings(text)))
+
+
+def check_text(param: str, text: str, config: Config, *, may_be_empty: bool = False) -> None:
+    """Raise `InvalidRequest` for text that is too long, or empty where it may not be."""
     if not may_be_empty and not text.strip():
         raise InvalidRequest(f"{param} is empty", expected="a sentence that says what to show", received=text, param=param)
     if len(text) > config.max_prompt_chars:

@@ -6,7 +6,7 @@ queued ──> loading ──> running ──> completed          ended_by lengt
                         paused                        nobody watches, or the disk is full
 any of these ──> stopping ──> stopped                 ended_by stopped; what exists is whole
 any of these ──> failed                               ended_by error
-stopped, completed, failed ──> queued                 continue
+stopped, completed, failed ──> queued                 continue; redo, from any state
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import Executor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from st2v_stream.chunk import Chunk, Memory, StreamSpec
+from st2v_stream.direction import Cue, Timeline
 from st2v_stream.errors import Conflict, St2vError, Stopped, StoreError
 from st2v_stream.store.segments import ChunkRecord, Encoded, record_of
 from st2v_stream.store.store import Store
@@ -30,7 +31,8 @@ from st2v_stream.store.videos import now_s
 from st2v_stream.streaming.autoregressive import StopSignal, stream_chunks
 from st2v_stream.streaming.follow import Bell
 from st2v_stream.streaming.prefetch import prefetch
-from st2v_stream.types import EndedBy, Generator, LogEntry, Progress, VideoState, VideoView, Worker
+from st2v_stream.types import EndedBy, Generator, LogEntry, Progress, Reference, VideoState, VideoView, Worker
+from st2v_stream.videos.requests import patience_s
 from st2v_stream.videos.shelf import ModelShelf, describe
 
 T = TypeVar("T")
@@ -89,6 +91,11 @@ class Video:
         self.bell = bell
         self._studio = studio
         self._stop = StopSignal()
+        self._edited = asyncio.Event()
+        self._directing = asyncio.Lock()
+        self._timeline: Timeline | None = None
+        self._next_index = view.chunks
+        """The first chunk that is not begun: what a cue can still change."""
         self._turn = _Turn(studio.turns)
         self._pace = _Pace()
         self._held_up = False
@@ -106,6 +113,18 @@ class Video:
         """A state entry that somebody else has written."""
         if entry.seq > self.view.seq:
             self._announce(entry)
+        self._edited.set()
+
+    async def cue(self, make: Callable[[int], Cue]) -> LogEntry:
+        """Add the cue that `make(first chunk not begun)` gives; no chunk begins until it is durable. Raises `StoreError`."""
+        async with self._directing:
+            (entry,) = await self._studio.store.cue(self.view.id, make(self._next_index))
+            assert entry.cue is not None, "an entry of kind cue has a cue"
+            if self._timeline is not None:
+                self._timeline = Timeline(self._timeline.first, (*self._timeline.cues, entry.cue))
+        self.view = replace(self.view, seq=max(self.view.seq, entry.seq))
+        self.bell.announce([entry])
+        return entry
 
     async def run(self) -> None:
         """Make the film from where it is to its end. Cancelled, it leaves the store as it is: the next start goes on."""
@@ -139,7 +158,7 @@ class Video:
             self._turn.give()
 
     async def _pull(self, generator: Generator) -> None:
-        epoch, memory = await self._take_up()
+        epoch, memory = await self._take_up(generator)
         await self._move("running", paused_reason=None)
         self._pace.begin()
         async with aclosing(prefetch(self._while_watched(self._chunks(generator, memory)), LOOKAHEAD)) as chunks:
@@ -161,32 +180,69 @@ class Video:
             raise Conflict(message, expected=self.view.spec, received=generator.spec)
         return generator
 
-    async def _take_up(self) -> tuple[int, Memory | None]:
+    async def _take_up(self, generator: Generator) -> tuple[int, Memory | None]:
         """The epoch of this run and the memory to go on from; the film is cut back where memories are damaged."""
         store, video_id = self._studio.store, self.view.id
         epoch = await self._patiently(partial(store.begin_run, video_id))
+        await self._remember(generator)
         memory, reset = await self._patiently(partial(store.newest_memory, video_id))
         self.view = await self._patiently(partial(store.view, video_id))
+        self._next_index = 0 if memory is None else memory.next_index
         if reset is not None:
             self.bell.announce([reset])
         return epoch, memory
 
+    async def _remember(self, generator: Generator) -> None:
+        """Make again the chunks whose memories were thinned away: a branch, or a redo, begins between two that were kept.
+
+        They come out as they were, or else the film is cut back to the newest memory and made anew from there.
+        """
+        store, view = self._studio.store, await self._patiently(partial(self._studio.store.view, self.view.id))
+        memory = await self._patiently(partial(store.memory_before, view.id, view.chunks))
+        while memory is not None and memory.next_index < view.chunks:
+            chunk = await self._next_chunk(generator, memory, None)
+            if chunk is None:
+                self._stop.check()
+                return
+            record = await asyncio.get_running_loop().run_in_executor(
+                self._studio.encoders, partial(_encode_and_record, self._studio.encoder_for, self.view.spec, chunk)
+            )
+            if not await self._patiently(partial(store.remember, view.id, record)):
+                return
+            memory = chunk.memory
+
     async def _chunks(self, generator: Generator, memory: Memory | None) -> AsyncGenerator[Chunk, None]:
-        view, studio = self.view, self._studio
-        reference = None if memory is not None else await self._patiently(partial(studio.store.reference, view.id))
+        planned = self.view.num_frames
+        reference = None if memory is not None else await self._patiently(partial(self._studio.store.reference, self.view.id))
+        while planned is None or memory is None or memory.next_start < planned:
+            chunk = await self._next_chunk(generator, memory, reference)
+            if chunk is None:
+                return
+            yield chunk
+            memory = chunk.memory
+
+    async def _next_chunk(self, generator: Generator, memory: Memory | None, reference: Reference | None) -> Chunk | None:
+        """The chunk that follows; None when the film is stopped or can become no longer."""
         stream = stream_chunks(
             generator,
-            await self._patiently(partial(studio.store.timeline, view.id)),
-            num_frames=None if view.num_frames is None else view.num_frames - view.frames,
-            worker=studio.worker,
+            await self._directions(0 if memory is None else memory.next_index),
+            num_frames=1,
+            worker=self._studio.worker,
             reference=reference,
             memory=memory,
             on_step=self._progress_reporter(),
             stop=self._stop,
         )
         async with aclosing(stream):
-            async for chunk in stream:
-                yield chunk
+            return await anext(stream, None)
+
+    async def _directions(self, index: int) -> Timeline:
+        """The timeline for chunk `index`, which begins now: no later cue will change it."""
+        async with self._directing:
+            if self._timeline is None:
+                self._timeline = await self._patiently(partial(self._studio.store.timeline, self.view.id))
+            self._next_index = max(self._next_index, index + 1)
+            return self._timeline
 
     async def _while_watched(self, chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Chunk, None]:
         """Do not ask for more while nobody watches, if that is what the configuration says."""
@@ -197,16 +253,23 @@ class Video:
                 await self._wait_for_viewers()
 
     async def _wait_for_viewers(self) -> None:
-        patience_s = self._studio.pause_unwatched_s
-        if patience_s is None or min(self.bell.unwatched_for_s, self._pace.running_for_s) < patience_s:
+        if not self._is_forsaken():
             return
         self._turn.give()
         await self._move("paused", paused_reason="nobody is watching")
-        await self._stop.interrupt(self.bell.watched())
+        while self._is_forsaken():
+            self._edited.clear()
+            await self._stop.interrupt(_first_of(self.bell.watched(), self._edited.wait()))
         await self._move("queued", paused_reason=None)
         await self._stop.interrupt(self._turn.take())
         await self._move("running")
         self._pace.begin()
+
+    def _is_forsaken(self) -> bool:
+        """Whether nobody has watched for as long as it is to go on so."""
+        own = self.view.when_unwatched
+        patient_s = self._studio.pause_unwatched_s if own is None else patience_s(own)
+        return patient_s is not None and min(self.bell.unwatched_for_s, self._pace.running_for_s) >= patient_s
 
     async def _keep(self, chunk: Chunk, epoch: int) -> None:
         """Encode the chunk, make it durable, and only then tell."""
@@ -217,7 +280,7 @@ class Video:
         self._pace.count(record.segment.frames)
         self.view = replace(
             self.view,
-            seq=entry.seq,
+            seq=max(self.view.seq, entry.seq),
             chunks=self.view.chunks + 1,
             frames=self.view.frames + record.segment.frames,
             size_bytes=self.view.size_bytes + added_bytes,
@@ -294,6 +357,17 @@ class Video:
 
 def _encode_and_record(encoder_for: Callable[[StreamSpec], Encode], spec: StreamSpec, chunk: Chunk) -> ChunkRecord:
     return record_of(chunk, encoder_for(spec)(chunk))
+
+
+async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
+    """Until one of them is done; the others are cancelled."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Turn:

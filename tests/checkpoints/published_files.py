@@ -12,9 +12,9 @@ from small_networks import SIZES, randomize, small_branch, small_unet
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from st2v_stream.checkpoints.enhancer_shapes import EnhancerUNetConfig
 from st2v_stream.checkpoints.layouts import EnhancerSizes, StreamingSizes
 from st2v_stream.networks.cam import ControlBranch
+from st2v_stream.networks.enhancer_unet import EnhancerUNetConfig
 from st2v_stream.networks.resampler import (
     ImageResampler,
     ImageResamplerConfig,

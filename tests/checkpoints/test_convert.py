@@ -283,6 +283,14 @@ BAD_FILES: dict[str, tuple[Any, str]] = {
         lambda path, networks: write_lightning(path, networks, **{"vae.quant_conv.bias": torch.zeros(8, dtype=torch.int64)}),
         r"vae\.quant_conv\.bias: expected float32, float16, bfloat16, received int64",
     ),
+    "a tensor without numbers": (
+        lambda path, networks: write_lightning(path, networks, **{"vae.quant_conv.bias": torch.zeros(8, device="meta")}),
+        r"vae\.quant_conv\.bias: expected a plain tensor with its numbers, received 'strided on meta'",
+    ),
+    "a tensor of another layout": (
+        lambda path, networks: write_lightning(path, networks, **{"vae.quant_conv.bias": torch.ones(8).to_sparse()}),
+        r"vae\.quant_conv\.bias: expected a plain tensor with its numbers, received 'sparse_coo on cpu'",
+    ),
     "a number that is none": (
         lambda path, networks: write_lightning(path, networks, **{"vae.quant_conv.bias": torch.full((8,), float("nan"))}),
         r"quant_conv\.bias: expected finite numbers, received 'NaN or infinity'",

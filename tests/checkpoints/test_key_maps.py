@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from st2v_stream.checkpoints.convert import Source, plan_conversion
-from st2v_stream.checkpoints.enhancer_shapes import EnhancerUNetConfig, enhancer_unet_shapes
 from st2v_stream.checkpoints.key_maps import latent_diffusion_vae, place
 from st2v_stream.checkpoints.layouts import PUBLISHED_TEXT, Layout, enhancer, streaming_t2v
 from st2v_stream.errors import CheckpointError
 from st2v_stream.networks.cam import ControlBranch, ControlBranchConfig
+from st2v_stream.networks.enhancer_unet import EnhancerUNet, EnhancerUNetConfig
 from st2v_stream.networks.folder import load_weights
 from st2v_stream.networks.resampler import (
     ImageResampler,
@@ -62,9 +62,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def fill(folder: str, found: dict[str, Source]) -> None:
+def fill(build: Callable[[], nn.Module], found: dict[str, Source]) -> None:
     with torch.device("meta"):
-        network = NETWORKS[folder]()
+        network = build()
     prefix = (
         "text_model." if isinstance(network, CLIPTextModel) and "text_model." not in next(iter(network.state_dict())) else ""
     )
@@ -82,8 +82,8 @@ def test_the_whole_published_checkpoint_loads_strictly(layout: Layout) -> None:
     plan, left_out = plan_conversion(layout, {layout.files[0]: on_meta(keys)})
     assert {name.removeprefix("image_encoder.model.") for name in left_out} == LEFTOVERS
     assert sum(len(part) for part in plan.values()) == 3407 - len(LEFTOVERS)
-    for folder in NETWORKS:
-        fill(folder, plan[folder])
+    for folder, build in NETWORKS.items():
+        fill(build, plan[folder])
 
 
 def test_older_names_are_taken_too(layout: Layout) -> None:
@@ -117,11 +117,10 @@ def test_what_does_not_fit_is_named(layout: Layout, change: dict[str, Any], expe
 # ---------------------------------------------------------------- the enhancer
 
 
-@pytest.mark.golden
-def test_the_enhancers_names_and_shapes() -> None:
+def official_enhancer_shapes() -> Shapes:
     official = json.loads((GOLDEN / "official_key_shapes.json").read_text())["video_to_video_unet"]
     assert len(official) == 1480
-    assert enhancer_unet_shapes(EnhancerUNetConfig()) == {name: tuple(shape) for name, shape in official.items()}
+    return {name: tuple(shape) for name, shape in official.items()}
 
 
 def open_clip_shapes() -> Shapes:
@@ -197,20 +196,22 @@ def test_our_list_of_autoencoder_names_is_the_published_one() -> None:
     assert {f"autoencoder.{name}": shape for name, shape in listed.items()} == recorded
 
 
+@pytest.mark.golden
 def test_the_enhancers_three_files_load_strictly() -> None:
     layout = enhancer()
     unet_file, text_file, vae_file = layout.files
     vae = {f"first_stage_model.{name}": shape for name, shape in latent_diffusion_shapes(128, (1, 2, 4, 4), 2).items()}
     around = {"model.diffusion_model.out.2.bias": (4,), "cond_stage_model.model.ln_final.bias": (1024,), "betas": (1000,)}
     tensors = {
-        unet_file: on_meta(enhancer_unet_shapes(EnhancerUNetConfig())),
+        unet_file: on_meta(official_enhancer_shapes()),
         text_file: on_meta(open_clip_shapes()),
         vae_file: on_meta(vae | around),
     }
     plan, left_out = plan_conversion(layout, tensors)
     assert len(plan["unet"]) == 1480
+    fill(lambda: EnhancerUNet(EnhancerUNetConfig()), plan["unet"])
     for folder in ("vae", "text_encoder"):
-        fill(folder, plan[folder])
+        fill(NETWORKS[folder], plan[folder])
     unused = [name for name in left_out if not name.startswith(("visual.", "transformer.resblocks.23."))]
     assert sorted(unused) == sorted([*around, "text_projection", "logit_scale"])
 

@@ -34,8 +34,9 @@ def test_a_sound_folder_loads(sound: Path) -> None:
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(UnknownModel, match="no such model"):
-        load_generator("no-such-model")
+    for name in ("no-such-model", "m" * 5000):
+        with pytest.raises(UnknownModel, match="no such model"):
+            load_generator(name)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,16 @@ def test_a_missing_tensor_is_named(folder: Path, part: str, file: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         load_generator(folder)
     assert name in str(caught.value)
+
+
+def test_code_that_lies_in_a_folder_is_not_run(folder: Path) -> None:
+    (folder / "tokenizer" / "tokenizer.py").write_text("import pathlib\npathlib.Path(__file__).with_name('ran').touch()\n")
+    settings = {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["tokenizer.Mine", "tokenizer.Mine"]}}
+    write_json(folder / "tokenizer" / "tokenizer_config.json", settings)
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match="tokenizer is damaged"):
+        load_generator(folder)
+    assert not (folder / "tokenizer" / "ran").exists()
 
 
 def test_json_that_is_none(folder: Path) -> None:

@@ -97,6 +97,21 @@ def test_a_broken_pull_goes_on_where_it_was(hub: Hub, tmp_path: Path, monkeypatc
     assert not list(tmp_path.rglob("*.incomplete"))
 
 
+def test_what_arrived_whole_but_unchecked_is_checked_not_asked_for(hub: Hub, tmp_path: Path) -> None:
+    hub.cut_after = 50_000
+    wanted = replace(WANTED, files=(BIG,))
+    with pytest.raises(CheckpointError):
+        pull(wanted, tmp_path, endpoint=hub.address)
+    (growing,) = tmp_path.rglob("*.incomplete")
+    hub.requests.clear()
+    growing.write_bytes(WEIGHTS[:-1] + b"x")  # as killed before the digest was worked out
+    with pytest.raises(CheckpointError, match="did not arrive as the repository lists it"):
+        pull(wanted, tmp_path, endpoint=hub.address)
+    growing.write_bytes(WEIGHTS)
+    assert (pull(wanted, tmp_path, endpoint=hub.address) / BIG).read_bytes() == WEIGHTS
+    assert hub.requests == []
+
+
 def test_whole_files_are_not_fetched_twice(hub: Hub, tmp_path: Path) -> None:
     hub.repositories["someone/Small"] = dict(FILES)
     with pytest.raises(CheckpointError, match="lacks a file"):
@@ -150,6 +165,15 @@ def test_revisions(hub: Hub, tmp_path: Path) -> None:
 def test_no_connection(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"cannot be fetched.*expected a connection; or the files by hand.*--from FOLDER"):
         pull(WANTED, tmp_path, endpoint="http://127.0.0.1:9")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hub_that_is_switched_off(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        CheckpointError, match=r"switched off by HF_HUB_OFFLINE: expected it unset; or the files .*--from FOLDER"
+    ):
+        pull(WANTED, tmp_path, endpoint=hub.address)
     assert list(tmp_path.iterdir()) == []
 
 

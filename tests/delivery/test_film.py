@@ -3,10 +3,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from server.standin import INIT, Standin, sha
+from server.standin import Standin
 
 from st2v_stream.delivery.file import content_disposition
-from st2v_stream.delivery.film import SegmentHashes, read_film
+from st2v_stream.delivery.film import read_film
 from st2v_stream.errors import NotFound
 
 
@@ -45,27 +45,6 @@ def test_nothing_there_is_said() -> None:
         asyncio.run(read_film(director, director.add()))
     with pytest.raises(NotFound, match="enhanced"):
         asyncio.run(read_film(director, director.add(2), "enhanced"))
-
-
-def test_hashes_belong_to_their_video() -> None:
-    director = Standin()
-    mine, other = director.add(2), director.add(2)
-    hashes = SegmentHashes(director, max_videos=1)
-
-    async def check() -> None:
-        (theirs,) = (e.segment.hash for e in (await director.snapshot(other)).entries if e.segment and e.index == 0)
-        for entry in (await director.snapshot(mine)).entries:
-            assert entry.segment is not None
-            await hashes.require(mine, entry.segment.hash)
-        await hashes.require(mine, sha(INIT))
-        with pytest.raises(NotFound):
-            await hashes.require(mine, theirs)
-        late = director.segment(mine, 2).segment
-        assert late is not None
-        await hashes.require(mine, late.hash)
-        await hashes.require(other, theirs)
-
-    asyncio.run(check())
 
 
 @pytest.mark.parametrize(

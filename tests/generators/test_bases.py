@@ -15,6 +15,8 @@ from PIL import Image
 from small_bases import write_animatediff, write_modelscope, write_sdxl, write_streaming_model, write_svd
 
 from generators.test_streamingt2v import film, nothing, pixels, through_disk
+from st2v_stream.checkpoints.bases import base_named, find_base
+from st2v_stream.checkpoints.first_chunk import load_first_chunk
 from st2v_stream.checkpoints.load import load_generator
 from st2v_stream.chunk import Frames, StreamSpec
 from st2v_stream.direction import Direction, Timeline
@@ -96,6 +98,31 @@ def test_films_stream_out_and_resumed_equals_uninterrupted(generators: dict[str,
     assert pixels(further).std() > 1
     if start == "text":  # a restart before the first chunk was acknowledged
         assert np.array_equal(generator.begin(DIRECTION, reference, nothing)[0], frames)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["text", "image"])
+@pytest.mark.parametrize("base", ["ModelscopeT2V", "AnimateDiff", "SVD"])
+def test_films_of_another_shape(home: Path, base: str, start: str) -> None:
+    generator = load_generator(home / "streaming-t2v", "cpu", base_model=base, width=128, height=64)
+    frames, memory = generator.begin(DIRECTION, None if start == "text" else Reference(PICTURE[None]), nothing)
+    assert frames.shape == (16, 64, 128, 3)
+    assert generator.generate(DIRECTION, memory, nothing)[0].shape == (8, 64, 128, 3)
+    if start == "image":
+        assert np.array_equal(frames[0], fit_image(PICTURE[None], 128, 64)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", ["ModelscopeT2V", "AnimateDiff"])
+def test_half_precision_differs_by_rounding(generators: dict[str, StreamingT2V], home: Path, base: str) -> None:
+    """As on a GPU; on a CPU halves are slow, SVD's decoder takes minutes."""
+    folders = find_base(base_named(base), home / "streaming-t2v")
+    made = load_first_chunk(base_named(base), folders, generators[base].card, torch.device("cpu"), torch.float16)
+    maker = generators[base]._first_chunk
+    halves, floats = made(DIRECTION, nothing, PICTURE), maker(DIRECTION, nothing, PICTURE)  # type: ignore[call-arg]
+    assert halves.dtype == torch.float32
+    assert not torch.equal(halves, floats)
+    assert (halves - floats).abs().mean() < 0.002  # seen: 0.0006
 
 
 @pytest.mark.parametrize("base", ["ModelscopeT2V", "AnimateDiff"])

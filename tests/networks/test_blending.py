@@ -42,6 +42,16 @@ def test_windows_that_leave_frames_out_are_refused(frames: int, size: int, overl
         Windows(frames, size, overlap)
 
 
+def test_a_short_last_window_ends_where_the_film_does() -> None:
+    lengths = {
+        frames: [part.shape[2] for part in numbered(Windows(frames, 6, 2, short_last=True))] for frames in (1, 6, 7, 14, 15)
+    }
+    assert lengths == {1: [1], 6: [6], 7: [6, 3], 14: [6, 6, 6], 15: [6, 6, 6, 3]}
+    windows = Windows(7, 6, 2, short_last=True)
+    assert cut_together(numbered(windows), windows, [1]).flatten().tolist() == [0, 1, 2, 3, 4, 105, 106]
+    assert average_together(numbered(windows), windows).flatten().tolist() == [0, 1, 2, 3, 54, 55, 106]
+
+
 def test_cut_frames_come_from_the_left() -> None:
     film = cut_together(numbered(WINDOWS), WINDOWS, [2, 1]).flatten().tolist()
     assert film == [0, 1, 2, 3, 4, 5, 106, 107, 108, 209, 210, 211, 212, 213]

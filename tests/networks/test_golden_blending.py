@@ -13,6 +13,7 @@ from golden_folder import deviation, part, read, settings
 from torch import Tensor
 
 from st2v_stream.networks.blending import Windows, cut_together, denoise_joined, draw_cuts_as_coded
+from st2v_stream.networks.enhancer_sampling import VideoToVideoSampler, WholeFilmSampler, predict_clean
 from st2v_stream.networks.guidance import Guidance
 
 pytestmark = pytest.mark.golden
@@ -21,64 +22,46 @@ CASES = sorted(settings("randomized_blending"))
 
 
 class Recorded:
-    """One case: its tensors, its settings, and the sampler's levels."""
+    """One case: its tensors, its settings, and our sampler."""
 
     def __init__(self, case: str) -> None:
-        tensors = read("randomized_blending")
-        self.io, self.config = part(tensors, f"{case}."), settings("randomized_blending")[case]
-        self.alphas, self.sigmas = tensors["schedule.alphas"], tensors["schedule.sigmas"]
-        self.levels = self.io["mid.sigmas"].tolist()  # sigma / alpha, ending in 0
+        self.io, self.config = part(read("randomized_blending"), f"{case}."), settings("randomized_blending")[case]
         config = self.config
         self.windows = Windows(config["frames"], config["chunk_size"], config["overlap_size"])
+        self.sampler = VideoToVideoSampler(config["steps_argument"], config["total_noise_levels"])
+        self.text = torch.tensor([config["y_uncond"], config["y_cond"]]).view(2, 1, 1)
+        self.guidance = Guidance(config["guide_scale"], config["guide_rescale"])
 
     def predict(self, k: int, latents: Tensor) -> Tensor:
         """Clean latents of one window at step k, from the two guided passes of the stand-in."""
-        scaled = latents / math.sqrt(1 + self.levels[k] ** 2)
-        t = int(self.io["mid.t_per_step"][k])
-        passes = torch.cat([stand_in(scaled, t, self.config[name]) for name in ("y_uncond", "y_cond")])
-        guided = Guidance(self.config["guide_scale"], self.config["guide_rescale"])(passes)
-        return self.alphas[t] * scaled - self.sigmas[t] * guided
+        return predict_clean(stand_in, self.sampler, k, latents, self.text, self.guidance)
 
 
-def stand_in(x: Tensor, t: int, y: float) -> Tensor:
+def stand_in(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
     """A network whose output depends on a frame's place in its window and on the window's mean."""
     place = torch.arange(x.shape[2], dtype=torch.float32).view(-1, 1, 1)
     mean = x.mean(2, keepdim=True)
-    return torch.tanh(0.3 * x) + 0.01 * t / 1000 + y + 0.05 * torch.cos(place) + 0.1 * torch.tanh(mean)
+    return torch.tanh(0.3 * x) + 0.01 * int(t) / 1000 + y.item() + 0.05 * torch.cos(place) + 0.1 * torch.tanh(mean)
 
 
-class RecordedSolver:
-    """DPM-Solver++ (2M) SDE, midpoint, over x = z + s e; keeps the blended predictions."""
+class Watched(WholeFilmSampler):
+    """Keeps what the network sees and the blended predictions."""
 
-    uses_noise = True
-
-    def __init__(self, recorded: Recorded) -> None:
-        self.levels, self.timesteps = recorded.levels, recorded.io["mid.t_per_step"]
+    def __init__(self, sampler: VideoToVideoSampler) -> None:
+        super().__init__(sampler)
         self.inputs: list[Tensor] = []
         self.clean: list[Tensor] = []
 
-    def guided_quantity(self, k: int, prediction: Tensor, latents: Tensor) -> Tensor:
-        return prediction
-
     def step(self, k: int, quantity: Tensor, latents: Tensor, noise: Tensor | None) -> Tensor:
-        self.inputs.append(latents / math.sqrt(1 + self.levels[k] ** 2))
+        self.inputs.append(self._sampler.network_input(k, latents))
         self.clean.append(quantity)
-        level, following = self.levels[k], self.levels[k + 1]
-        if following == 0:
-            return quantity
-        h = math.log(level / following)
-        gain = 1 - math.exp(-2 * h)
-        out = following / level * math.exp(-h) * latents + gain * quantity + following * math.sqrt(gain) * noise
-        if k:
-            last_h = math.log(self.levels[k - 1] / level)
-            out = out + 0.5 * gain * (h / last_h) * (quantity - self.clean[-2])
-        return out
+        return super().step(k, quantity, latents, noise)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_whole_loop(case: str) -> None:
     recorded = Recorded(case)
-    io, windows, solver = recorded.io, recorded.windows, RecordedSolver(recorded)
+    io, windows, solver = recorded.io, recorded.windows, Watched(recorded.sampler)
     assert len(windows.starts) == recorded.config["n_chunks"]
 
     def join(k: int, parts: Any) -> Tensor:
@@ -88,7 +71,7 @@ def test_whole_loop(case: str) -> None:
         drawn = io["draw.brownian_noise"]
         return drawn[k] if k < len(drawn) else torch.full_like(drawn[0], math.nan)
 
-    start = io["in.noised_latents"] * recorded.levels[0]
+    start = io["in.noised_latents"] * recorded.sampler.levels[0]
     out = denoise_joined(recorded.predict, solver, start, windows, join, step_noise)
     assert deviation(torch.stack(solver.inputs), io["mid.model_input_per_step"]) < TOLERANCE
     assert deviation(torch.stack(solver.clean), io["mid.x0_blended_per_step"]) < TOLERANCE
@@ -101,7 +84,7 @@ def test_each_step_by_itself(case: str) -> None:
     recorded = Recorded(case)
     io, windows = recorded.io, recorded.windows
     for k, cuts in enumerate(io["draw.cut_indices"].tolist()):
-        latents = io["mid.model_input_per_step"][k] * math.sqrt(1 + recorded.levels[k] ** 2)
+        latents = io["mid.model_input_per_step"][k] * math.sqrt(1 + recorded.sampler.levels[k] ** 2)
         parts = map(partial(recorded.predict, k), windows.split(latents))
         assert deviation(cut_together(list(parts), windows, cuts), io["mid.x0_blended_per_step"][k]) < TOLERANCE
 

@@ -9,11 +9,25 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from st2v_stream.chunk import StreamSpec
+from st2v_stream.direction import Cue, Direction, Timeline
 from st2v_stream.errors import Conflict, NotFound
-from st2v_stream.types import CreateVideo, LogEntry, ModelCard, Progress, Rendition, SegmentRef, Snapshot, VideoView
+from st2v_stream.types import (
+    AddCue,
+    AddedCue,
+    BranchVideo,
+    CreateVideo,
+    LogEntry,
+    ModelCard,
+    Progress,
+    Rendition,
+    SegmentRef,
+    Snapshot,
+    VideoView,
+)
 
 SPEC = StreamSpec(width=256, height=192, fps=8, first_chunk_frames=16, chunk_frames=8)
 CARD = ModelCard("testcard", "Test card", "1", "Apache-2.0", SPEC, example_prompts=("a numbered film",))
+FIRST = Timeline(Direction((("a red ball", 1.0),)))
 INIT = b"init of preview"
 ENHANCED_INIT = b"init of enhanced"
 
@@ -27,6 +41,7 @@ class Shelf:
     view: VideoView
     log: list[LogEntry] = field(default_factory=list)
     progress: Progress | None = None
+    timeline: Timeline = FIRST
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     is_deleted: bool = False
 
@@ -43,6 +58,7 @@ class Standin:
         self.blobs: dict[str, bytes] = {}
         self.cards = cards
         self.requests: list[CreateVideo] = []
+        self.asked: list[object] = []
         self.is_ready = True
         self.followers = 0
 
@@ -111,9 +127,9 @@ class Standin:
         return self._shelf(video_id).view
 
     async def list(
-        self, *, after: str | None = None, limit: int = 20, order: Literal["asc", "desc"] = "desc"
+        self, *, after: str | None = None, limit: int = 20, order: Literal["asc", "desc"] = "desc", search: str = ""
     ) -> tuple[list[VideoView], bool]:
-        views = [shelf.view for shelf in self.shelves.values() if not shelf.is_deleted]
+        views = [shelf.view for shelf in self.shelves.values() if not shelf.is_deleted and search in shelf.view.title]
         views = views if order == "asc" else views[::-1]
         if after is not None:
             views = views[[view.id for view in views].index(self._shelf(after).view.id) + 1 :]
@@ -134,6 +150,38 @@ class Standin:
         view = self._shelf(video_id).view
         self.state(video_id, state="queued", ended_by=None, num_frames=None if num_frames is None else view.frames + num_frames)
         return self._shelf(video_id).view
+
+    async def undelete(self, video_id: str) -> VideoView:
+        self.shelves[video_id].is_deleted = False
+        return self._shelf(video_id).view
+
+    async def edit(self, video_id: str, *, title: str | None = None, when_unwatched: str | None = None) -> VideoView:
+        self.state(video_id, title=title or self._shelf(video_id).view.title, when_unwatched=when_unwatched)
+        return self._shelf(video_id).view
+
+    async def timeline(self, video_id: str) -> Timeline:
+        return self._shelf(video_id).timeline
+
+    async def cue(self, video_id: str, request: AddCue) -> AddedCue:
+        shelf = self._shelf(video_id)
+        self.asked.append(request)
+        soonest = shelf.view.chunks + 1
+        cue = Cue(max(soonest, request.from_index or 0), {"seed": request.changes.seed}, request.transition_chunks)
+        shelf.timeline = Timeline(shelf.timeline.first, (*shelf.timeline.cues, cue))
+        entry = self._append(shelf, LogEntry(len(shelf.log) + 1, "cue", cue.index, cue=cue))
+        return AddedCue(entry.seq, cue, SPEC.start_of(cue.index), ("a warning",))
+
+    async def branch(self, video_id: str, request: BranchVideo) -> VideoView:
+        self.asked.append(request)
+        parent = self._shelf(video_id).view
+        return self.shelves[self.add(parent_id=parent.id, fork_index=request.from_index, state="queued")].view
+
+    async def redo(self, video_id: str, from_index: int, seed: int | None = None) -> tuple[VideoView, VideoView]:
+        self.asked.append((from_index, seed))
+        kept = self.add(parent_id=video_id, fork_index=from_index, state="stopped", ended_by="stopped")
+        self.reset(video_id, from_index)
+        self.state(video_id, state="queued", ended_by=None)
+        return self._shelf(video_id).view, self._shelf(kept).view
 
     async def snapshot(self, video_id: str) -> Snapshot:
         shelf = self._shelf(video_id)

@@ -1,14 +1,18 @@
-"""kill -9 before every single write of two chunks: what was acknowledged is there, and the film goes on identically.
+"""kill -9: what was acknowledged is there, nothing has to be repaired, and the film goes on identically.
 
-The child kills itself before its k-th operation on files and before its k-th SQL statement, for every k.
+Before every single write of two chunks: the child kills itself before its k-th operation on files and before its k-th SQL
+statement, for every k. And 120 chunks through one life for every such step and 40 that end at random moments.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import random
+import select
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +27,8 @@ from st2v_stream.store.store import Store
 from store.films import new_view, records_after
 
 CHUNKS = 2
+LONG_CHUNKS = 120
+KILLS = 40
 WATCHED = ("open", "write", "fsync", "replace", "mkdir")
 
 
@@ -61,41 +67,94 @@ def kill_before_every_write(folder: Path) -> None:
     assert outcomes >= {(0, 0), (1, 1), (2, 2)}
 
 
+@pytest.mark.slow
+def test_a_long_film_through_a_kill_at_every_step_and_forty_at_random_moments() -> None:
+    with quick_folder() as folder:
+        asyncio.run(prepare(folder))
+        chance, acknowledged = random.Random(33), 0
+        for kill in range(KILLS):
+            told, _ = run_child(folder, chunks=LONG_CHUNKS // 2, after_s=chance.uniform(0, 0.06))
+            acknowledged = after_a_kill(folder, acknowledged + told, f"random kill {kill}")
+        steps, killed = 0, True
+        while killed or told == 0:
+            told, killed = run_child(folder, kill_before=steps, chunks=LONG_CHUNKS, in_life=1)
+            acknowledged = after_a_kill(folder, acknowledged + told, f"killed before step {steps}")
+            steps += 1
+        told, killed = run_child(folder, chunks=LONG_CHUNKS)
+        assert (acknowledged + told, killed) == (LONG_CHUNKS, False)
+        assert steps > 25
+        unbroken = [record.frames_sha256 for record in islice(records_after(), LONG_CHUNKS)]
+        assert asyncio.run(whole_film(folder)) == unbroken
+
+
+def after_a_kill(data_dir: Path, acknowledged: int, when: str) -> int:
+    """Chunks that are there: those acknowledged, perhaps one more. Nothing had to be repaired."""
+    kept = len(asyncio.run(whole_film(data_dir)))
+    assert kept in (acknowledged, acknowledged + 1), when
+    return kept
+
+
+async def whole_film(data_dir: Path) -> list[str]:
+    """The hashes of a film that needs no repair."""
+    store = await Store.open(data_dir)
+    hashes = await store.frame_hashes("video_a")
+    memory, reset = await store.newest_memory("video_a")
+    await store.close()
+    assert reset is None
+    assert (0 if memory is None else memory.next_index) == len(hashes)
+    return hashes
+
+
 async def prepare(data_dir: Path) -> None:
     store = await Store.open(data_dir)
     await store.create(new_view(), {})
     await store.close()
 
 
-def run_child(data_dir: Path, kill_before: int) -> tuple[int, bool]:
-    """Chunks acknowledged by a child that dies there, and whether it died before it was through."""
+def run_child(
+    data_dir: Path,
+    kill_before: int = sys.maxsize,
+    chunks: int = CHUNKS,
+    in_life: int = sys.maxsize,
+    after_s: float | None = None,
+) -> tuple[int, bool]:
+    """Chunks acknowledged by a child that dies before that step or so long after its start, and whether it died at all.
+
+    chunks: of the whole film; in_life: at most so many of them in this life.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            asyncio.run(make_chunks(data_dir, kill_before, writing))
+            asyncio.run(make_chunks(data_dir, kill_before, writing, chunks, in_life))
         finally:
             os._exit(0)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
-        acknowledged = len(pipe.read())
+        if after_s is not None:
+            assert pipe.read(1) == b"o", "it is open and about to begin"
+            select.select([], [], [], after_s)
+            os.kill(child, signal.SIGKILL)
+        acknowledged = pipe.read().count(b".")
     _, status = os.waitpid(child, 0)
     return acknowledged, os.WIFSIGNALED(status)
 
 
-async def make_chunks(data_dir: Path, kill_before: int, writing: int) -> None:
-    acknowledge = os.write
+async def make_chunks(data_dir: Path, kill_before: int, writing: int, chunks: int, in_life: int) -> None:
+    tell = os.write
     die = Countdown(kill_before)
-    records = list(islice(records_after(), CHUNKS))
     trace_statements(die)
     store = await Store.open(data_dir)
     epoch = await store.begin_run("video_a")
+    memory, _ = await store.newest_memory("video_a")
+    left = chunks if memory is None else chunks - memory.next_index
+    tell(writing, b"o")
     die.armed = True
     for name in WATCHED:
         setattr(os, name, dying(getattr(os, name), die))
-    for record in records:
+    for record in islice(records_after(memory), min(left, in_life)):
         await store.commit("video_a", epoch, record)
-        acknowledge(writing, b".")
+        tell(writing, b".")
     os._exit(0)
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from st2v_stream.errors import Conflict, NotFound, StoreDamaged, StoreFull
 from st2v_stream.store import migrations
+from st2v_stream.store.database import connect
 from st2v_stream.store.references import reference_from_blob, reference_to_blob
-from st2v_stream.store.store import Store
 from st2v_stream.types import Reference
 from store.films import new_view
 from store.test_store import blob_files, opened, write_film
@@ -97,8 +97,9 @@ def test_a_data_directory_from_before_is_brought_up_to_date(tmp_path: Path, monk
     async def main() -> None:
         with monkeypatch.context() as before:
             before.setattr(migrations, "MIGRATIONS", (migrations.FIRST,))
-            store = await Store.open(tmp_path)
-            await store.close()
+            old = connect(tmp_path / "st2v.db")
+            migrations.migrate(old)
+            old.close()
         with sqlite3.connect(tmp_path / "st2v.db") as old:
             assert old.execute("PRAGMA user_version").fetchone() == (1,)
             assert "reference" not in [row[1] for row in old.execute("PRAGMA table_info(video)")]

@@ -33,7 +33,7 @@ def no_thread_is_left() -> Iterator[None]:
 
 @asynccontextmanager
 async def opened(data_dir: Path) -> AsyncIterator[Store]:
-    store = await Store.open(data_dir)
+    store = await Store.open(data_dir, grace_s=0)
     try:
         yield store
     finally:
@@ -161,7 +161,7 @@ def test_cues_are_part_of_the_timeline(tmp_path: Path) -> None:
             await store.create(new_view(), {})
             cues = (Cue(3, {"prompts": (("b", 1.0),)}), Cue(1, {"seed": 5}))
             for cue in cues:
-                await store._database.run(videos.insert_cue, "video_a", cue)
+                await store.cue("video_a", cue)
             assert await store.timeline("video_a") == Timeline(DIRECTION, cues)
             assert [entry.kind for entry in await store.read_log("video_a", 1)] == ["cue", "cue"]
 

@@ -1,59 +1,206 @@
-"""kill -9 of a real process with a real encoder, at random moments, until the film is whole."""
+"""kill -9 of a real process with a real encoder until the film is whole: nothing told of is lost, nothing changes.
+
+120 chunks through 40 lives that end at random moments and one for every step of a commit. The processes are forked, so that a
+life costs a fraction of a second. And a shorter film of the built-in model: `python test_kill.py DATA` makes or resumes it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import random
+import select
 import signal
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
+from typing import Any, TextIO
 
 import pytest
+from store.test_crash import WATCHED, Countdown, dying, quick_folder, trace_statements
 
+from st2v_stream.checkpoints.models import known_models
+from st2v_stream.store.fsck import check
+from st2v_stream.store.store import Store
+from st2v_stream.types import CreateVideo, LogEntry
 from videos import living
 from videos.living import entries_to_the_end, frame_hashes, unbroken_hashes
 
-CHUNKS = 24
-KILLS = 3
+CHUNKS = 120
+KILLS = 40
+STORYBOOK_CHUNKS = 6
 TESTS = Path(__file__).resolve().parent.parent
 
 
+def num_frames(chunks: int) -> int:
+    return 16 + 8 * (chunks - 1)
+
+
 @pytest.mark.slow
-def test_kill_9_at_random_moments_loses_nothing_and_changes_nothing(tmp_path: Path) -> None:
-    chance, told = random.Random(33), 0
-    for _ in range(KILLS):
-        told = max(told, run_and_kill(tmp_path, after_chunks=told + chance.randrange(1, 5), also_lines=chance.randrange(3)))
-    asyncio.run(finish_and_compare(tmp_path, told))
+def test_forty_kills_at_random_moments_and_one_at_every_step_of_a_commit() -> None:
+    chance, steps, died = random.Random(33), 0, True
+    with quick_folder() as data_dir:
+        for _ in range(KILLS):
+            after_chunks = kept_chunks(data_dir) + chance.randrange(1, 3)
+            told = killed_at_random(data_dir, after_chunks, chance.uniform(0, 0.02))
+            assert told <= kept_chunks(data_dir) < CHUNKS, "everything told of is there, and there is more to do"
+        while died:
+            died, told = killed_before_step(data_dir, steps)
+            assert told <= kept_chunks(data_dir) < CHUNKS, f"killed before step {steps}"
+            steps += 1
+        assert steps > 25
+        asyncio.run(finish_and_compare(data_dir))
+        assert check(data_dir).findings == ()
 
 
-def run_and_kill(data_dir: Path, after_chunks: int, also_lines: int) -> int:
-    """Chunks the process had told of when it was killed."""
-    environment = os.environ | {"PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
-    command = [sys.executable, living.__file__, str(data_dir), str(16 + 8 * (CHUNKS - 1))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        told = 0
-        for line in process.stdout:
-            kind, index = line.split()
-            if kind == "segment":
-                told = int(index) + 1
-            if told >= after_chunks:
-                also_lines -= 1
-            if also_lines < 0:
-                break
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+def killed_at_random(data_dir: Path, after_chunks: int, and_s: float) -> int:
+    """Chunks that a process had told of when it was killed: so long after it had told of as many as that."""
+    told = 0
+    child, lines = forked(data_dir, None)
+    while told < after_chunks:
+        told = max(told, chunks_told(lines.readline()))
+    select.select([], [], [], and_s)
+    os.kill(child, signal.SIGKILL)
+    told = max([told, *map(chunks_told, lines)])
+    assert ended(child, lines)
     return told
 
 
-async def finish_and_compare(data_dir: Path, told: int) -> None:
+def killed_before_step(data_dir: Path, step: int) -> tuple[bool, int]:
+    """Whether a process died before that step of its first commit, and the chunks it told of."""
+    child, lines = forked(data_dir, step)
+    told = max(map(chunks_told, lines), default=0)
+    return ended(child, lines), told
+
+
+def forked(data_dir: Path, step: int | None) -> tuple[int, TextIO]:
+    """A process that makes the film and tells; with a step, it dies before that one or ends after its first commit."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reading)
+            sys.stdout = os.fdopen(writing, "w", buffering=1)
+            if step is not None:
+                die_in_first_commit(step)
+            asyncio.run(living.make_and_tell(data_dir, num_frames(CHUNKS)))
+        finally:
+            os._exit(1)
+    os.close(writing)
+    return child, os.fdopen(reading)
+
+
+def die_in_first_commit(step: int) -> None:
+    die, commit = Countdown(step), Store.commit
+    trace_statements(die)
+    for name in WATCHED:
+        setattr(os, name, dying(getattr(os, name), die))
+
+    async def only_commit(*args: Any) -> Any:
+        die.armed = True
+        await commit(*args)
+        os._exit(0)
+
+    Store.commit = only_commit  # type: ignore[method-assign]
+
+
+def ended(child: int, lines: TextIO) -> bool:
+    """Whether it was killed; it has ended already."""
+    lines.close()
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+def chunks_told(line: str) -> int:
+    kind, _, index = line.rstrip("\n").partition(" ")
+    assert line.endswith("\n") or not line, "a line is written at once"
+    return int(index) + 1 if kind == "segment" else 0
+
+
+def kept_chunks(data_dir: Path) -> int:
+    """What a start would find."""
+    if not (data_dir / "st2v.db").exists():
+        return 0
+    connection = sqlite3.connect(data_dir / "st2v.db")
+    row = connection.execute("SELECT chunks FROM video").fetchone()
+    connection.close()
+    return 0 if row is None else int(row[0])
+
+
+async def finish_and_compare(data_dir: Path) -> None:
     async with living.living(data_dir, real=True) as live:
         (view,), _ = await live.list()
-        assert told <= view.chunks < CHUNKS, "everything told of is there"
         entries = await entries_to_the_end(live, view.id)
         assert [entry.index for entry in entries if entry.segment] == list(range(CHUNKS))
         assert not [entry for entry in entries if entry.kind == "reset"], "nothing had to be repaired"
         assert view.direction is not None
         assert await frame_hashes(live, view.id) == list(unbroken_hashes(view.direction, CHUNKS))
+
+
+# ---------------------------------------------------------------- the built-in model
+
+
+@pytest.mark.long
+def test_kills_change_nothing_in_a_film_of_storybook(tmp_path: Path) -> None:
+    chance = random.Random(33)
+    for _ in range(3):
+        after_chunks = kept_chunks(tmp_path / "killed") + 1
+        with storybook(tmp_path / "killed") as process:
+            assert process.stdout is not None
+            while chunks_told(process.stdout.readline()) < after_chunks:
+                pass
+            select.select([], [], [], chance.uniform(0, 1))
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+        assert after_chunks <= kept_chunks(tmp_path / "killed") < STORYBOOK_CHUNKS
+    for name in ("killed", "unbroken"):
+        with storybook(tmp_path / name) as process:
+            assert process.wait() == 0
+        assert check(tmp_path / name).findings == ()
+    killed, unbroken = asyncio.run(chunk_rows(tmp_path / "killed")), asyncio.run(chunk_rows(tmp_path / "unbroken"))
+    assert len(killed) == STORYBOOK_CHUNKS
+    assert killed == unbroken
+
+
+@contextmanager
+def storybook(data_dir: Path) -> Iterator[subprocess.Popen[str]]:
+    environment = os.environ | {"PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
+    command = [sys.executable, __file__, str(data_dir)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+async def chunk_rows(data_dir: Path) -> list[tuple[str, str | None, str]]:
+    """Hashes of the frames, of the memory and of the segment of every chunk."""
+    store = await Store.open(data_dir)
+    ((view,), _), rows = await store.page(None, 2, "asc"), list[tuple[str, str | None, str]]()
+    assert not [entry for entry in await store.read_log(view.id, 0) if entry.kind == "reset"], "nothing had to be repaired"
+    for chunk in await store.chunks(view.id):
+        rows.append((chunk.frames_sha256, chunk.memory_digest, chunk.segments[0].hash))
+    await store.close()
+    return rows
+
+
+async def make_storybook(data_dir: Path) -> None:
+    entry = known_models(device="cpu")["storybook"]
+    async with living.living(data_dir, models={"storybook": entry}, real=True) as live:
+        views, _ = await live.list()
+        request = CreateVideo(entry.card.example_prompts[0], num_frames=num_frames(STORYBOOK_CHUNKS), preset="live")
+        view = views[0] if views else await live.create(request)
+        async with aclosing(live.follow(view.id)) as news:
+            async for item in news:
+                if isinstance(item, LogEntry):
+                    print(item.kind, item.index, flush=True)
+                    if item.view is not None and item.view.state == "completed":
+                        return
+
+
+if __name__ == "__main__":
+    asyncio.run(make_storybook(Path(sys.argv[1])))

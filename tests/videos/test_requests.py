@@ -8,6 +8,7 @@ import pytest
 from st2v_stream.config import Config
 from st2v_stream.errors import InvalidRequest
 from st2v_stream.types import CreateVideo, ModelCard, VideoView
+from st2v_stream.videos.cues import timeline_of
 from st2v_stream.videos.ids import new_video_id
 from st2v_stream.videos.requests import continued_frames, new_view
 from videos.living import small_card
@@ -17,7 +18,8 @@ CARD = small_card(vocabulary={"animals": ("cat", "red panda"), "places": ("fores
 
 
 def view_of(card: ModelCard = CARD, **fields: Any) -> VideoView:
-    return new_view(CreateVideo(**{"prompt": "a cat walks", **fields}), card, CONFIG, "video_a", 0)
+    request = CreateVideo(**{"prompt": "a cat walks", **fields})
+    return new_view(request, timeline_of(request, card, CONFIG), card, CONFIG, "video_a", 0)
 
 
 def test_presets_give_defaults_and_explicit_values_win() -> None:
