@@ -44,7 +44,7 @@ class VideoJson(TypedDict):
     model: str
     progress: int
     prompt: str
-    remixed_from_video_id: None
+    remixed_from_video_id: str | None
     seconds: str
     size: str
     status: Status
@@ -116,7 +116,7 @@ def video_json(view: VideoView) -> VideoJson:
         "model": view.model,
         "progress": progress_percent(view),
         "prompt": view.prompt,
-        "remixed_from_video_id": None,
+        "remixed_from_video_id": view.parent_id,
         "seconds": f"{_duration_frames(view) / view.spec.fps:g}",
         "size": f"{width}x{height}",
         "status": _STATUS[view.state],

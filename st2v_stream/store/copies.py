@@ -41,17 +41,22 @@ class Copies:
         """The videos that have a copy."""
         return {path.stem for path in self._folder.glob("*.jsonl")}
 
+    def begin(self, video_id: str) -> int:
+        """seq of the newest row it has, 0 for none. Raises OSError."""
+        self._copied[video_id] = self._prepare(video_id)
+        return self._copied[video_id]
+
     def follow(self, connection: sqlite3.Connection, video_id: str) -> bool:
         """Append the rows that the file does not have yet, a page of them; whether there are more."""
         lines = 0
         try:
-            seq = self._copied[video_id] if video_id in self._copied else self._prepare(video_id)
+            seq = self._copied[video_id] if video_id in self._copied else self.begin(video_id)
             with self.path(video_id).open("a") as file:
                 for line in lines_after(connection, video_id, seq):
                     file.write(json.dumps(line) + "\n")
                     seq, lines = line["seq"], lines + 1
             self._copied[video_id] = seq
-        except OSError as error:
+        except (OSError, sqlite3.Error) as error:  # the rows are committed: whoever wrote them must not try again
             self._copied.pop(video_id, None)
             logger.warning("%s: its rows are not copied for now: %s", video_id, error)
             return False

@@ -245,6 +245,9 @@ def _check_copies(connection: sqlite3.Connection, copies: Copies) -> Iterator[Fi
         seq = last_seq(copies.path(row["id"])) if row["id"] in there else 0
         if seq < row["seq"]:
             yield Finding("copy", f"videos/{row['id']}.jsonl", f"has the rows up to {seq} of {row['seq']}")
+        elif seq > row["seq"]:
+            text = f"has lost the rows from {row['seq'] + 1} to {seq}; st2v fsck --rebuild brings them back"
+            yield Finding("damage", row["id"], text)
         there.discard(row["id"])
     for video_id in sorted(there):
         text = "a film that is not in the database; st2v fsck --rebuild brings it back"

@@ -120,6 +120,8 @@ def rebuild(data_dir: Path) -> Rebuilt:
             migrate(connection)
             _write_films(connection, films, _Wholeness(files))
         put_aside = _put_aside(directory.database)
+        for suffix in ("-wal", "-shm"):  # of one that a rebuild before this one had put aside when it was killed
+            Path(f"{directory.database}{suffix}").unlink(missing_ok=True)
         os.replace(unfinished, directory.database)
         sync_folder(directory.root)
         lost = tuple(f"{film.video_id}: {text}" for film in films for text in film.lost)
@@ -241,10 +243,10 @@ def _put_aside(database: Path) -> Path | None:
     number = 1
     while (aside := database.with_name(f"{database.name}.old{number}")).exists():
         number += 1
+    os.replace(database, aside)  # first: a database without its WAL would be taken for whole
     for suffix in ("-wal", "-shm"):
         with suppress(FileNotFoundError):
             os.replace(f"{database}{suffix}", f"{aside}{suffix}")
-    os.replace(database, aside)
     sync_folder(database.parent)
     return aside
 

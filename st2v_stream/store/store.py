@@ -328,8 +328,9 @@ class Store:
 
     def _tidy_up(self, connection: sqlite3.Connection) -> None:
         """What a crash left: copies that lack rows, files that no row names, graces that ended meanwhile."""
-        rows = connection.execute("SELECT id FROM video").fetchall()
+        rows = connection.execute("SELECT id, seq FROM video").fetchall()
         for row in rows:
+            self._require_rows(row["seq"], self._copies.begin(row["id"]))
             while self._copies.follow(connection, row["id"]):
                 pass
         if unknown := self._copies.ids() - {row["id"] for row in rows}:
@@ -339,6 +340,12 @@ class Store:
         self.size_bytes = segments.read_total_bytes(connection)
         while self._collect(connection, self._grace_s)[1]:
             pass
+
+    def _require_rows(self, seq: int, copied: int) -> None:
+        """A copy is written after its row, so one that is ahead says that the database has lost rows, its WAL perhaps."""
+        if copied > seq:
+            expected = f"entry {copied} of a log, or st2v fsck --rebuild first"
+            raise StoreDamaged(f"{self._directory.database} has lost rows", expected=expected, received=f"entry {seq}")
 
     def _log_and_copy(
         self, connection: sqlite3.Connection, video_id: str, fn: Callable[..., LogEntry], *args: object
@@ -377,14 +384,20 @@ class Store:
 
     @contextlib.contextmanager
     def _written(self, connection: sqlite3.Connection, blobs: Sequence[Blob]) -> Iterator[None]:
-        """The blobs are on the disk when their rows are written; where that fails, those that got no row are removed."""
+        """The blobs are on the disk when their rows are written; where that fails, those that got no row are removed.
+
+        Not after an I/O error of SQLite: its log may hold the whole transaction although the sync failed, and a start after a
+        crash would find the rows. The next try writes the same blobs; what nobody takes up, the next start removes.
+        """
         fresh = {blob.sha256: blob for blob in _without_row(connection, blobs)}
         lost = {blob.sha256: blob for blob in blobs if blob.sha256 in self._damaged or not self._blobs.is_there(blob.sha256)}
         try:
             for blob in (fresh | lost).values():
                 self._blobs.write(blob)
             yield
-        except (OSError, sqlite3.Error, Conflict):
+        except (OSError, sqlite3.Error, Conflict) as error:
+            if getattr(error, "sqlite_errorname", "").startswith("SQLITE_IOERR"):
+                raise
             self._remove([blob.sha256 for blob in _without_row(connection, fresh.values())])
             raise
         self._damaged.difference_update(lost)

@@ -84,7 +84,10 @@ def whole_film(chunks: int) -> np.ndarray[Any, Any]:
     return frames[:, 1:-1, 1:-1]  # 14 x 14 on a canvas of 16 x 16
 
 
-@pytest.mark.parametrize(("chunks", "together"), [(1, 1), (2, 1), (3, 2), (6, 3), (9, 4), (9, 99)])
+@pytest.mark.parametrize(
+    ("chunks", "together"),
+    [(1, 1), (2, 1), (3, 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((6, 3), (9, 4), (9, 99)))],
+)
 def test_enough_windows_give_the_whole_film(chunks: int, together: int) -> None:
     """4, 6, 8, 14 and 20 frames, in windows of 6 that share 2: short ones among them."""
     film = film_of(finished(small_enhancer(windows_together=together), chunks))
@@ -93,6 +96,7 @@ def test_enough_windows_give_the_whole_film(chunks: int, together: int) -> None:
     assert np.array_equal(film, whole_film(chunks))
 
 
+@pytest.mark.slow
 def test_two_windows_give_another_film() -> None:
     assert not np.array_equal(film_of(finished(small_enhancer(), 9)), whole_film(9))
 
@@ -120,6 +124,7 @@ def test_a_chunk_lags_behind_by_what_is_said() -> None:
     assert max(end - start for start, end in ends.items()) == enhancer.lag_frames == 10
 
 
+@pytest.mark.slow
 def test_every_carry_goes_on_where_it_was() -> None:
     """A crash after any chunk that came out: the carry comes back from the store, the film goes on the same."""
     enhancer, film = small_enhancer(), preview(10)
@@ -136,7 +141,7 @@ def test_every_carry_goes_on_where_it_was() -> None:
             assert np.array_equal(other.chunk.frames, unbroken[other.chunk.index].chunk.frames)
 
 
-@pytest.mark.parametrize("stop", [1, 2, 4, 5])
+@pytest.mark.parametrize("stop", [2, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 4, 5))])
 def test_a_stop_makes_a_provisional_tail_and_no_seam(stop: int) -> None:
     """After the stop the film goes on: the tail again, as revision 1, and the whole as if it had never stopped."""
     enhancer, film = small_enhancer(), preview(8)

@@ -72,6 +72,8 @@ class Recording:
     inodes: dict[str, int] = field(default_factory=dict)
     trouble: int | None = None
     """Every write fails with this errno."""
+    sync_trouble: bool = False
+    """What SQLite writes arrives, and its syncs fail."""
     trouble_at: int | None = None
     """Only the one fails that many writes from now."""
 
@@ -263,7 +265,7 @@ def _recording_methods(recording: Recording, files: dict[int, str], plain: _Meth
         return status
 
     def sync(file: int, flags: int) -> int:
-        if recording.failure() is not None:
+        if recording.sync_trouble or recording.failure() is not None:
             return _IOERR_FSYNC
         status = int(_XSYNC(original.xSync)(file, flags))
         recording.sync(files[file])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import sqlite3
 from dataclasses import replace
@@ -224,6 +225,57 @@ def test_everything_comes_back_from_the_copies(
 
     asyncio.run(undelete())
     assert everything(data) == before
+
+
+def test_a_database_that_has_lost_rows_is_refused_and_they_come_back(
+    example: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when somebody copies st2v.db without its WAL."""
+
+    async def go_on() -> None:
+        async with opened(data) as store:
+            await store.rename("video_b", "renamed")
+
+    old = (data / "st2v.db").read_bytes()
+    asyncio.run(go_on())
+    after = everything(Path(shutil.copytree(data, tmp_path / "after")))
+    (data / "st2v.db").write_bytes(old)
+    with pytest.raises(StoreError, match=r"st2v.db has lost rows: expected entry 6 of a log, or st2v fsck --rebuild first"):
+        asyncio.run(Store.open(data))
+    assert cli.main(["fsck", "--data-dir", str(data)]) == 1
+    assert "damage: video_b: has lost the rows from 6 to 6; st2v fsck --rebuild" in capsys.readouterr().out
+    assert cli.main(["fsck", "--rebuild", "--data-dir", str(data)]) == 0
+    assert everything(data) == after
+
+
+@pytest.mark.parametrize("calls", range(4))
+def test_a_rebuild_that_is_killed_can_be_done_again(data: Path, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, left = os.replace, calls
+
+    def killed(*args: str) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        plain(*args)
+
+    async def write() -> None:
+        """Leave a WAL behind."""
+        store = await Store.open(data)
+        await store.rename("video_b", "renamed")
+        shutil.copytree(data, data.with_name("left"))
+        await store.close()
+
+    asyncio.run(write())
+    left_behind = data.with_name("left")
+    assert (left_behind / "st2v.db-wal").stat().st_size > 0
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            rebuild(left_behind)
+    rebuild(left_behind)
+    assert check(left_behind).findings == ()
+    assert everything(left_behind) == everything(data)
 
 
 def test_a_film_whose_segment_is_lost_comes_back_up_to_there(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

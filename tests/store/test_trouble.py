@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import shutil
 from itertools import islice
 from pathlib import Path
 
@@ -39,6 +40,32 @@ def test_one_failed_write(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
         assert (await store.newest_memory("video_a"))[1] is None
         await store.close()
         assert check(data_dir).findings == ()
+
+    with quick_folder() as folder:
+        asyncio.run(main(folder / "data"))
+
+
+def test_a_commit_whose_sync_failed_can_be_found_by_the_next_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite's log holds it, only not surely on the disk: after a kill it counts, so its blobs must not have been removed."""
+
+    async def main(data_dir: Path) -> None:
+        with recorded(data_dir, monkeypatch) as recording:
+            store = await Store.open(data_dir)
+            await store.create(new_view(), {})
+            one, two = islice(records_after(), 2)
+            await store.commit("video_a", 0, one)
+            recording.sync_trouble = True
+            assert "IOERR_FSYNC" in str(await failure_of(store, two))
+            assert (await store.view("video_a")).chunks == 1
+            recording.sync_trouble = False
+            shutil.copytree(data_dir, data_dir.with_name("left"), ignore=shutil.ignore_patterns("*-shm"))
+            await store.commit("video_a", 0, two)
+            await store.close()
+        store = await Store.open(data_dir.with_name("left"))
+        assert (await store.view("video_a")).chunks == 2
+        assert (await store.newest_memory("video_a"))[1] is None
+        await store.close()
+        assert check(data_dir.with_name("left")).findings == check(data_dir).findings == ()
 
     with quick_folder() as folder:
         asyncio.run(main(folder / "data"))
