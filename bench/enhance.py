@@ -1,10 +1,11 @@
 """What does enhancing cost: seconds per frame, lag, memory over the film's length; FLOPs at the published size. Last line JSON.
 
-    python bench/enhance.py [--frames 24 240 1200] [--steps 2] [--held 2] [--no-films] [--no-flops]
+    python bench/enhance.py [--frames 24 240 1200] [--steps 2] [--held 1] [--no-films] [--no-flops]
 
 First table, **measured**: films of a moving pattern, enhanced chunk by chunk with the reduced configuration (published classes,
 random weights: neither time nor memory depends on them), each in a process of its own, on this machine's CPU. Lag: frames that
-had to exist, from a frame on, until it was sharp. Memory: the process's largest resident set; the carry's bytes.
+had to exist, from a frame on, until it was sharp. Memory: the carry's bytes; the process's resident set before the
+first chunk (libraries and weights) and at its largest.
 
 Second table, **counted** on the meta device, which computes nothing: FLOPs (two per multiplication with addition) of one
 evaluation of the published network on 24 frames, on the canvas of square films and on the published one, and what the published
@@ -27,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 from memory import HashedText
-from published_step import peak_resident_bytes, random_network
+from published_step import held_bytes, peak_resident_bytes, random_network
 from torch.utils.flop_counter import FlopCounterMode
 
 from st2v_stream.chunk import Chunk, Memory, StreamSpec
@@ -71,7 +72,7 @@ def enhance_film(frames: int, steps: int, held: int) -> dict[str, float]:
     """All chunks of a film in this process, none kept."""
     torch.set_num_threads(1)
     enhancer, carry, made, lag, carry_bytes = reduced_enhancer(steps, held), None, 0, 0, 0
-    began = time.perf_counter()
+    before, began = held_bytes(torch.device("cpu")), time.perf_counter()
     for index in range(SPEC.chunks_for(frames)):
         chunk = preview_chunk(index)
         sharp, carry = enhancer.enhance(chunk, carry, lambda k, n: None)
@@ -86,6 +87,7 @@ def enhance_film(frames: int, steps: int, held: int) -> dict[str, float]:
         "s_per_frame": seconds / made,
         "lag_frames": lag,
         "carry_bytes": carry_bytes,
+        "before_bytes": before,
         "peak_bytes": peak_resident_bytes(),
     }
 
@@ -103,12 +105,12 @@ def in_its_own_process(frames: int, steps: int, held: int) -> dict[str, float]:
 
 def measured(lengths: Sequence[int], steps: int, held: int) -> list[dict[str, float]]:
     print(f"reduced configuration, {SPEC.width} to {SHARP_SIDE} pixels, {steps} steps, W = {held} (measured)")
-    print(f"{'frames':>8} {'s/frame':>9} {'lag':>5} {'carry':>10} {'peak':>10}")
+    print(f"{'frames':>8} {'s/frame':>9} {'lag':>5} {'carry':>10} {'before':>10} {'peak':>10}")
     rows = []
     for frames in lengths:
         row = in_its_own_process(frames, steps, held)
         rows.append(row)
-        sizes = f"{row['carry_bytes'] / MB:7.2f} MB {row['peak_bytes'] / MB:7.1f} MB"
+        sizes = " ".join(f"{row[name] / MB:7.2f} MB" for name in ("carry_bytes", "before_bytes", "peak_bytes"))
         print(f"{row['frames']:>8} {row['s_per_frame']:>9.4f} {row['lag_frames']:>5} {sizes}", flush=True)
     print(f"largest memory over smallest: {ratio(rows):.3f}")
     return rows
@@ -160,7 +162,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, nargs="+", default=[24, 240, 1200])
     parser.add_argument("--steps", type=int, default=2, help="denoising steps of the measured films")
-    parser.add_argument("--held", type=int, default=2, help="W, the windows that are held together")
+    parser.add_argument(
+        "--held", type=int, default=SdEditSettings.windows_together, help="W, the windows that are held together"
+    )
     parser.add_argument("--no-films", action="store_true", help="the counted table only")
     parser.add_argument("--no-flops", action="store_true", help="the measured table only")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)

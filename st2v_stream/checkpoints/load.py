@@ -7,6 +7,7 @@ text_encoder/  tokenizer/                                                 as tra
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -63,13 +64,27 @@ def load_generator(
     card = at_size(read_card(folder), folder, width, height)
     if _pipeline(folder) == PIPELINE:
         card, first_chunk = _with_base(card, folder, place, base_model, base_folders, stages)
-        return StreamingT2V(card, _load(folder, place, stages), first_chunk)
+        networks = _load(folder, place, stages)
+        return _known(StreamingT2V(card, networks, first_chunk), networks, folder, place)
     if base_model is not None:
         raise InvalidRequest(
             f"{card.name} begins its films by itself", expected="no base model", received=base_model, param="base_model"
         )
     networks = _load(folder, place, stages)
-    return StreamingT2V(card, networks, StorybookFirstChunk(card, _base_networks(folder, place, networks)))
+    first_chunk = StorybookFirstChunk(card, _base_networks(folder, place, networks))
+    return _known(StreamingT2V(card, networks, first_chunk), networks, folder, place)
+
+
+def _known(generator: StreamingT2V, networks: Networks, folder: Path, device: torch.device) -> StreamingT2V:
+    """With its part of the determinism class: the weights by the sha256 of all their files, where and in what they run."""
+    weights = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        with path.open("rb") as file:
+            of_file = hashlib.file_digest(file, "sha256").hexdigest()
+        weights.update(f"{path.relative_to(folder).as_posix()} {of_file}\n".encode())
+    dtype = str(next(networks.unet.parameters()).dtype)
+    generator.made_with = {"weights_sha256": weights.hexdigest(), "device": str(device), "dtype": dtype}
+    return generator
 
 
 def _base_networks(folder: Path, device: torch.device, networks: Networks) -> Networks:

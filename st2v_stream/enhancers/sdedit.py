@@ -64,7 +64,7 @@ class SdEditSettings:
     guidance_rescale: float = 0.2
     window_frames: int = 24
     overlap_frames: int = 8
-    windows_together: int = 2
+    windows_together: int = 1
     positive_prompt: str = ""
 
 

@@ -86,6 +86,8 @@ class StreamingT2V:
     def __init__(self, card: ModelCard, networks: Networks, first_chunk: FirstChunkMaker) -> None:
         self._card, self._networks, self._first_chunk = card, networks, first_chunk
         self._tail_frames = networks.unet.config.num_control_frames
+        self.made_with: Mapping[str, Any] = {}
+        """What of its weights and device can change a bit (`store/determinism.py`): said by whoever loaded it."""
 
     @property
     def card(self) -> ModelCard:

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from st2v_stream.chunk import Chunk, Memory, StreamSpec
 from st2v_stream.direction import Cue, Timeline
 from st2v_stream.errors import Conflict, St2vError, Stopped, StoreError
+from st2v_stream.store.determinism import determinism_class
 from st2v_stream.store.segments import ChunkRecord, Encoded, record_of
 from st2v_stream.store.store import Store
 from st2v_stream.store.videos import now_s
@@ -99,6 +100,7 @@ class Video:
         self._turn = _Turn(studio.turns)
         self._pace = _Pace()
         self._held_up = False
+        self._made_with: Mapping[str, Any] | None = None
 
     def stop(self) -> None:
         """Ask it to end within one denoising step."""
@@ -158,6 +160,7 @@ class Video:
             self._turn.give()
 
     async def _pull(self, generator: Generator) -> None:
+        self._made_with = determinism_class(generator)
         epoch, memory = await self._take_up(generator)
         await self._move("running", paused_reason=None)
         self._pace.begin()
@@ -274,7 +277,7 @@ class Video:
     async def _keep(self, chunk: Chunk, epoch: int) -> None:
         """Encode the chunk, make it durable, and only then tell."""
         studio = self._studio
-        prepare = partial(_encode_and_record, studio.encoder_for, self.view.spec, chunk)
+        prepare = partial(_encode_and_record, studio.encoder_for, self.view.spec, chunk, self._made_with)
         record = await asyncio.get_running_loop().run_in_executor(studio.encoders, prepare)
         entry, added_bytes = await self._patiently(partial(studio.store.commit, self.view.id, epoch, record))
         self._pace.count(record.segment.frames)
@@ -355,8 +358,10 @@ class Video:
             await asyncio.wait_for(self._studio.space_freed.wait(), delay_s)
 
 
-def _encode_and_record(encoder_for: Callable[[StreamSpec], Encode], spec: StreamSpec, chunk: Chunk) -> ChunkRecord:
-    return record_of(chunk, encoder_for(spec)(chunk))
+def _encode_and_record(
+    encoder_for: Callable[[StreamSpec], Encode], spec: StreamSpec, chunk: Chunk, made_with: Mapping[str, Any] | None = None
+) -> ChunkRecord:
+    return record_of(chunk, encoder_for(spec)(chunk), made_with)
 
 
 async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from st2v_stream.networks.enhancer_unet import EnhancerUNet, EnhancerUNetConfig
 from st2v_stream.networks.sampling import noise_at
 from st2v_stream.networks.vae import FrameAutoencoder, FrameAutoencoderConfig
 from st2v_stream.store.memories import memory_from_blobs, memory_to_blobs
+from st2v_stream.streaming.enhance import enhance_chunks
 from st2v_stream.types import EnhancedChunk
 
 
@@ -141,6 +144,28 @@ def test_every_carry_goes_on_where_it_was() -> None:
             assert np.array_equal(other.chunk.frames, unbroken[other.chunk.index].chunk.frames)
 
 
+def test_a_stage_that_was_cut_off_goes_on() -> None:
+    """The same through `enhance_chunks`, left after the third chunk that came out."""
+
+    async def run(carry: Memory | None, count: int) -> list[EnhancedChunk]:
+        async def given() -> AsyncGenerator[Chunk, None]:
+            for chunk in preview(8):
+                yield chunk
+
+        made: list[EnhancedChunk] = []
+        async with aclosing(enhance_chunks(small_enhancer(), given(), carry=carry)) as sharp:
+            async for each in sharp:
+                made.append(each)
+                if len(made) == count:
+                    break
+        return made
+
+    first = asyncio.run(run(None, 3))
+    rest = asyncio.run(run(through_the_store(first[-1].chunk.memory), 99))
+    assert [each.chunk.index for each in [*first, *rest]] == list(range(8))
+    assert np.array_equal(film_of([*first, *rest]), film_of(finished(small_enhancer(), 8)))
+
+
 @pytest.mark.parametrize("stop", [2, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 4, 5))])
 def test_a_stop_makes_a_provisional_tail_and_no_seam(stop: int) -> None:
     """After the stop the film goes on: the tail again, as revision 1, and the whole as if it had never stopped."""
@@ -243,7 +268,7 @@ def test_published_sizes(preview_size: tuple[int, int], sharp: tuple[int, int], 
     spec = enhancer.sharp_spec(StreamSpec(*preview_size, 8, 16, 8))
     assert (spec.width, spec.height) == sharp
     assert enhancer._canvas(spec.height, spec.width)[2:] == canvas
-    assert enhancer.lag_frames == 40
+    assert enhancer.lag_frames == 24
 
 
 def test_what_does_not_follow_is_refused() -> None:
