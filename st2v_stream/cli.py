@@ -119,7 +119,7 @@ def resolve_model(
         return known[name]
     if name == TESTCARD:
         raise InvalidRequest("the test card has one size and no networks", expected="no option for a model", param="model")
-    folder = Path(name) if name not in known and Path(name).is_dir() else _published_or(find_folder, name)
+    folder = Path(name) if name not in known and os.path.isdir(name) else _published_or(find_folder, name)
     entry = folder_entry(folder, device=device, base_model=base_model)
     if plain:
         return entry
@@ -171,6 +171,7 @@ def _generate(args: argparse.Namespace) -> int:
     direction = direction_of(arguments.request(args, config.preset), card, config)
     check_num_frames(args.num_frames, card, config)
     reference = arguments.reference(args, card)
+    sharpening = arguments.sharpening(args, config.device)
     film = arguments.film_file(args, card, direction)
     for warning in arguments.warnings(args, card, direction, config.device):
         print(f"st2v: {warning}", file=sys.stderr)
@@ -185,6 +186,7 @@ def _generate(args: argparse.Namespace) -> int:
             report=_progress,
             every_step=live,
             reference=reference,
+            sharpening=sharpening,
         )
         frames = asyncio.run(making)
     word = "stopped, kept" if stop.is_set else "made"

@@ -11,9 +11,9 @@ import re
 import time
 import unicodedata
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 from uuid import uuid4
@@ -25,9 +25,10 @@ from st2v_stream.media.encode import encode_segment
 from st2v_stream.media.remux import progressive_mp4
 from st2v_stream.media.segment import EncodeSpec
 from st2v_stream.streaming.autoregressive import StopSignal, stream_chunks
+from st2v_stream.streaming.enhance import enhance_chunks
 from st2v_stream.streaming.prefetch import prefetch
 from st2v_stream.streaming.worker import ThreadWorker
-from st2v_stream.types import Generator, Reference
+from st2v_stream.types import Enhancer, Generator, Reference, Rendition
 
 _RECENT_CHUNKS = 8
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -38,9 +39,10 @@ _DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", 
 class FilmFile:
     """An MP4 that grows: a fragmented file that any player opens at any moment, remuxed once it is whole.
 
-    num_frames: where the film ends (None: with its last chunk). metadata: title, comment and the like, written when it is
-    whole. numbered: where the name is taken, `name_2.mp4` and so on; the folder is made if it is not there. Memory does
-    not grow with the film.
+    rendition: preview, or enhanced: chunks of the enhancer's size. num_frames: where the film ends (None: with its last
+    chunk). metadata: title, comment and the like, written when it is
+    whole. numbered: where the name is taken, `name_2.mp4` and so on; the folder is made if it is not there. Memory does not
+    grow with the film.
 
     Refuses early, before anything is computed, what would fail at the end: an existing file, a missing or read-only folder.
     """
@@ -55,6 +57,7 @@ class FilmFile:
         num_frames: int | None = None,
         metadata: Mapping[str, str] | None = None,
         numbered: bool = False,
+        rendition: Rendition = "preview",
     ) -> None:
         if path.is_dir() and not numbered:
             raise InvalidRequest(f"{path} is a folder", expected="the name of a file", param="output")
@@ -65,7 +68,8 @@ class FilmFile:
         self._overwrite, self._numbered = overwrite, numbered
         self._num_frames, self._frames = num_frames, 0
         self._metadata = {"title": title, **(metadata or {})}
-        self._encode_spec = EncodeSpec.for_stream(spec, "preview")
+        EncodeSpec.for_stream(spec)  # says at once what it cannot encode
+        self._spec, self._rendition = spec, rendition
         self._file: IO[bytes] | None = None
         self._segment_bytes: list[int] = []
         self._init_bytes = 0
@@ -78,7 +82,9 @@ class FilmFile:
         kept = self._cut(chunk)
         if not len(kept.frames):
             return 0
-        segment = encode_segment(kept, self._encode_spec)
+        height, width = kept.frames.shape[1:3]
+        stream = replace(self._spec, width=width, height=height)
+        segment = encode_segment(kept, EncodeSpec.for_stream(stream, self._rendition))
         whole_bytes = self._init_bytes + sum(self._segment_bytes)
         try:
             if self._file is None:
@@ -180,6 +186,14 @@ def file_stem(prompt: str) -> str:
     return stem or "film"
 
 
+@dataclass(frozen=True)
+class Sharpening:
+    """How a film is made sharp: what loads the enhancer, and what it should not show (None: the chunk's negative prompt)."""
+
+    load: Callable[[], Enhancer]
+    negative_prompt: str | None = None
+
+
 async def save_film(
     load: Callable[[], Generator],
     timeline: Timeline,
@@ -190,10 +204,12 @@ async def save_film(
     report: Callable[[str], None],
     every_step: bool = True,
     reference: Reference | None = None,
+    sharpening: Sharpening | None = None,
 ) -> int:
     """Load the generator, make the film into `film`; returns the number of frames in the file.
 
-    reference: the image or clip it starts from (`media.reference.read_reference_file`).
+    reference: the image or clip it starts from (`media.reference.read_reference_file`). sharpening: the file gets the
+    enhanced film, some frames behind the one that is made; stopped, it ends with what is sharp.
     `report` gets one line per denoising step, or one per chunk. The next chunk is made while the last one is encoded.
     """
     worker = ThreadWorker("generate")
@@ -201,6 +217,7 @@ async def save_film(
     try:
         report("loading the model")
         generator = await worker.run(load)
+        enhancer = None if sharpening is None else await worker.run(sharpening.load)
         meter = _Meter(generator.spec, num_frames, report, every_step=every_step)
         made = stream_chunks(
             generator,
@@ -211,6 +228,8 @@ async def save_film(
             on_step=meter.step,
             stop=stop,
         )
+        if enhancer is not None and sharpening is not None:
+            made = _sharp_chunks(made, enhancer, sharpening.negative_prompt, worker, stop, meter)
         async with aclosing(prefetch(made, depth=1)) as chunks:
             async for chunk in chunks:
                 frames += await asyncio.to_thread(film.append, chunk)
@@ -219,6 +238,28 @@ async def save_film(
         await worker.aclose()
         film.finish()
     return frames
+
+
+async def _sharp_chunks(
+    made: AsyncGenerator[Chunk, None],
+    enhancer: Enhancer,
+    negative_prompt: str | None,
+    worker: ThreadWorker,
+    stop: StopSignal,
+    meter: _Meter,
+) -> AsyncGenerator[Chunk, None]:
+    """Each chunk once: those at the end, which the stage calls provisional, are the last of this film. Closes `made`."""
+
+    async def directed() -> AsyncGenerator[Chunk, None]:
+        async for chunk in made:
+            said = chunk.direction.negative_prompt if negative_prompt is None else negative_prompt
+            yield replace(chunk, direction=replace(chunk.direction, negative_prompt=said))
+
+    preview = directed()
+    sharp = enhance_chunks(enhancer, preview, worker=worker, stop=stop, on_step=meter.sharp_step)
+    async with aclosing(made), aclosing(preview), aclosing(sharp):
+        async for each in sharp:
+            yield each.chunk
 
 
 class _Meter:
@@ -236,6 +277,10 @@ class _Meter:
         now = time.perf_counter()
         self._recent.append((len(chunk.frames), now - self._since))
         self._since = now
+
+    def sharp_step(self, index: int, step: int, steps: int) -> None:
+        if step == steps or self._every_step:
+            self._report(f"up to chunk {index + 1} of {self._chunks}: sharpening, step {step} of {steps}")
 
     def step(self, index: int, step: int, steps: int) -> None:
         if step < steps and not self._every_step:

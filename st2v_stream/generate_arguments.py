@@ -17,16 +17,22 @@ from typing import TYPE_CHECKING, Any
 from st2v_stream import __version__
 from st2v_stream.config import Config
 from st2v_stream.direction import PRESETS, Direction
-from st2v_stream.errors import InvalidRequest
+from st2v_stream.errors import InvalidRequest, UnknownModel
 from st2v_stream.types import CreateVideo, ModelCard, Reference
 
 if TYPE_CHECKING:
-    from st2v_stream.generate import FilmFile
+    from st2v_stream.generate import FilmFile, Sharpening
+    from st2v_stream.types import Enhancer
 
 PUBLISHED_MODEL = "streaming-t2v"
 """The folder that `st2v convert` is told to make of the published weights; what `--base_model` means if no model is named."""
 
-_OF_THE_ENHANCER = ("enhance", "negative_prompt_enhancer", "chunk", "overlap", "use_randomized_blending")
+PUBLISHED_ENHANCER = "video-to-video"
+"""The same for the enhancer: what `--enhance` alone means."""
+
+_WITHOUT_WEIGHTS = ("passthrough", "lanczos")
+_OF_THE_ENHANCER = ("negative_prompt_enhancer", "chunk", "overlap", "use_randomized_blending")
+_WINDOW_FRAMES, _OVERLAP_FRAMES = 24, 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,8 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_content(parser)
     _add_model(parser)
     _add_output(parser)
-    for name in _OF_THE_ENHANCER:  # any value, none, or `on`: one answer
-        parser.add_argument(*_spellings(name), nargs="?", const="on", help=argparse.SUPPRESS)
+    _add_enhancer(parser)
 
 
 def _add_content(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +79,20 @@ def add_base_model(parser: argparse.ArgumentParser) -> None:
     _add(parser, "offload_models", action="store_true", help="keep weights on the GPU only while they are needed: less memory")
 
 
+def _add_enhancer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--enhance",
+        nargs="?",
+        const=PUBLISHED_ENHANCER,
+        metavar="NAME",
+        help="make the film sharp: lanczos, or a folder that st2v convert made of the enhancer's files (video-to-video)",
+    )
+    _add(parser, "negative_prompt_enhancer", metavar="TEXT", help="what sharpening should not show (--negative-prompt)")
+    parser.add_argument("--chunk", type=int, metavar="N", help=f"frames that are sharpened together ({_WINDOW_FRAMES})")
+    parser.add_argument("--overlap", type=int, metavar="N", help=f"frames that two such windows share ({_OVERLAP_FRAMES})")
+    _add(parser, "use_randomized_blending", action="store_true", help="what the enhancer always does where windows overlap")
+
+
 def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     output = parser.add_mutually_exclusive_group()
@@ -103,20 +122,66 @@ def _path_or_none(text: str) -> Path | None:
 
 def check(args: argparse.Namespace) -> None:
     """Raise `InvalidRequest` for what this version does not do, and for a prompt that is no text."""
-    for name in _OF_THE_ENHANCER:
-        if getattr(args, name) is not None:
-            raise InvalidRequest(
-                f"--{name.replace('_', '-')} belongs to the enhancer, and this version makes previews only",
-                expected="a command line without it",
-                param=name,
-            )
-    for name in ("prompt", "negative_prompt"):
+    _check_enhancer(args)
+    for name in ("prompt", "negative_prompt", "negative_prompt_enhancer"):
         try:
-            getattr(args, name).encode()
+            (getattr(args, name) or "").encode()
         except UnicodeEncodeError as error:
             raise InvalidRequest(
                 f"{name} is no text", expected="UTF-8", received=ascii(error.object[:40]), param=name
             ) from None
+
+
+def _check_enhancer(args: argparse.Namespace) -> None:
+    given = [name for name in _OF_THE_ENHANCER if getattr(args, name) not in (None, False)]
+    if given and (args.enhance is None or args.enhance in _WITHOUT_WEIGHTS):
+        flag = f"--{given[0].replace('_', '-')}"
+        raise InvalidRequest(
+            f"{flag} is for the enhancer of the published film",
+            expected=f"--enhance (alone, or with its folder), or no {flag}",
+            received=f"--enhance {args.enhance}" if args.enhance else "no --enhance",
+            param=given[0],
+        )
+    window, overlap = _window(args)
+    if window < 1:
+        raise InvalidRequest("chunk is out of range", expected="1 frame or more", received=window, param="chunk")
+    if not 0 <= 2 * overlap <= window:
+        expected = f"0 to {window // 2} frames, at most half of --chunk"
+        raise InvalidRequest("overlap is out of range", expected=expected, received=overlap, param="overlap")
+
+
+def _window(args: argparse.Namespace) -> tuple[int, int]:
+    """(frames, overlap) of the enhancer's windows."""
+    window = _WINDOW_FRAMES if args.chunk is None else args.chunk
+    return window, _OVERLAP_FRAMES if args.overlap is None else args.overlap
+
+
+def sharpening(args: argparse.Namespace, device: str) -> Sharpening | None:
+    """How the film is made sharp, if it is. Raises `UnknownModel`; loading it raises what `load_enhancer` raises."""
+    from st2v_stream.generate import Sharpening
+
+    if args.enhance is None:
+        return None
+    place = args.enhance if args.enhance in _WITHOUT_WEIGHTS else _enhancer_folder(args.enhance)
+    window, overlap = _window(args)
+
+    def load() -> Enhancer:
+        from st2v_stream.enhancers.load import load_enhancer
+        from st2v_stream.enhancers.sdedit import SdEditSettings
+
+        return load_enhancer(place, device, SdEditSettings(window_frames=window, overlap_frames=overlap))
+
+    return Sharpening(load, args.negative_prompt_enhancer)
+
+
+def _enhancer_folder(name: str) -> Path:
+    from st2v_stream.checkpoints.models import find_published
+
+    folder = Path(name) if os.path.isdir(name) else find_published(name)
+    if folder is None:
+        expected = f"{', '.join(_WITHOUT_WEIGHTS)}, or a folder that st2v convert made (docs/checkpoints.md says how)"
+        raise UnknownModel("no such enhancer is here", expected=expected, received=name, param="enhance")
+    return folder
 
 
 def model_name(args: argparse.Namespace, configured: str, *, by_default: str) -> str:
@@ -167,21 +232,27 @@ def film_file(args: argparse.Namespace, card: ModelCard, direction: Direction) -
         num_frames=args.num_frames,
         metadata={"comment": recorded(args, card, direction)},
         numbered=in_folder and not args.overwrite,
+        rendition="preview" if args.enhance is None else "enhanced",
     )
 
 
 _GIVEN = (
     "base_model",
+    "chunk",
     "device",
+    "enhance",
     "guidance_scale",
     "height",
     "image",
     "model",
     "negative_prompt",
+    "negative_prompt_enhancer",
     "num_inference_steps",
     "offload_models",
+    "overlap",
     "preset",
     "seed",
+    "use_randomized_blending",
     "video",
     "width",
 )
@@ -191,8 +262,9 @@ def recorded(args: argparse.Namespace, card: ModelCard, direction: Direction) ->
     """What the film is made with, as JSON: enough to make it again. Of a file its name and hash, not its place."""
     flags = {name: getattr(args, name) for name in _GIVEN}
     given = {name: _plain(value) for name, value in flags.items() if value is not None and value is not False and value != ""}
-    if args.model is not None and os.path.isdir(args.model):
-        given["model"] = Path(args.model).resolve().name
+    for name in ("model", "enhance"):
+        if name in given and os.path.isdir(given[name]):
+            given[name] = Path(given[name]).resolve().name
     made_with = {
         "st2v_stream": __version__,
         "model": card.name,

@@ -6,12 +6,14 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from weakref import ref
 
 import av
 import numpy as np
 import pytest
 from clips import picture_of
+from enhancers.small_enhancer import small_enhancer
 from small_bases import write_modelscope, write_streaming_model
 from small_model import write_model
 
@@ -19,6 +21,7 @@ from st2v_stream import generate
 from st2v_stream.checkpoints import models
 from st2v_stream.chunk import Chunk
 from st2v_stream.cli import main
+from st2v_stream.enhancers.sdedit import SdEdit, SdEditSettings
 from st2v_stream.generate import FilmFile, file_stem
 from st2v_stream.media.segment import EncodeSpec, Segment
 
@@ -77,20 +80,65 @@ def test_a_given_value_wins_over_the_preset_and_is_recorded(made, flags: list[st
 
 
 @pytest.mark.parametrize(
-    "flags",
+    ("flags", "expected"),
     [
-        ["--enhance"],
-        ["--negative_prompt_enhancer", "blur"],
-        ["--negative-prompt-enhancer", ""],
-        ["--chunk", "24"],
-        ["--overlap", "8"],
-        ["--use_randomized_blending"],
+        (["--negative_prompt_enhancer", "blur"], "--negative-prompt-enhancer is for the enhancer of the published film"),
+        (["--negative-prompt-enhancer", ""], "received 'no --enhance'"),
+        (["--chunk", "24"], "--chunk is for the enhancer"),
+        (["--overlap", "8"], "--overlap is for the enhancer"),
+        (["--use_randomized_blending"], "--use-randomized-blending is for the enhancer"),
+        (["--enhance", "lanczos", "--chunk", "24"], "received '--enhance lanczos'"),
+        (["--enhance", "--chunk", "0"], "chunk is out of range: expected 1 frame or more, received 0"),
+        (["--enhance", "--chunk", "24", "--overlap", "13"], "expected 0 to 12 frames, at most half of --chunk, received 13"),
+        (["--enhance"], "no such enhancer is here: expected passthrough, lanczos, or a folder that st2v convert made"),
+        (["--enhance", "."], "model_index.json"),
     ],
 )
-def test_what_belongs_to_the_enhancer_is_refused(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*TESTCARD, *flags, "-o", str(tmp_path / "film.mp4")]) == 2
-    assert "this version makes previews only" in capsys.readouterr().err
+def test_what_the_enhancer_cannot_do_is_one_clear_sentence(
+    flags: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "_HOMES", (tmp_path,))
+    assert main([*TESTCARD, *flags, "-o", "film.mp4"]) == 2
+    assert expected in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("frames", [7, 30])
+def test_an_enhanced_film_is_larger_and_as_long(made, frames: int) -> None:  # type: ignore[no-untyped-def]
+    width, height, _ = made("--num_frames", "1", "--enhance", "passthrough")[0]
+    size, record = made("--num_frames", str(frames), "--enhance", "lanczos")
+    assert size == [4 * width, 4 * height, frames]
+    assert record["given"]["enhance"] == "lanczos"
+
+
+@pytest.mark.golden
+def test_the_enhancers_flags_reach_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made) -> None:  # type: ignore[no-untyped-def]
+    """The recorded tiny weights in the place of the folder; what they are asked for is watched."""
+    asked: list[tuple[SdEditSettings, str]] = []
+    enhance = SdEdit.enhance
+
+    def watched(enhancer: SdEdit, chunk: Chunk, *rest: Any) -> Any:
+        asked.append((enhancer._settings, chunk.direction.negative_prompt))
+        return enhance(enhancer, chunk, *rest)
+
+    def small(folder: Path, device: str, settings: SdEditSettings) -> SdEdit:
+        assert (folder, device) == (tmp_path / "video-to-video", "cpu")
+        return small_enhancer(window_frames=settings.window_frames, overlap_frames=settings.overlap_frames)
+
+    monkeypatch.setattr(SdEdit, "enhance", watched)
+    monkeypatch.setattr("st2v_stream.enhancers.load.load_enhancer", small)
+    (tmp_path / "video-to-video").mkdir()
+    monkeypatch.setattr(models, "_HOMES", (tmp_path,))
+    flags = ["--enhance", "--chunk", "12", "--overlap", "4", "--use_randomized_blending", "--device", "cpu"]
+    (_, _, frames), record = made(
+        "--num_frames", "24", *flags, "--negative_prompt", "sea", "--negative_prompt_enhancer", "blur"
+    )
+    assert frames == 24
+    assert {(settings.window_frames, settings.overlap_frames, said) for settings, said in asked} == {(12, 4, "blur")}
+    assert record["given"].items() >= {"chunk": 12, "overlap": 4, "negative_prompt_enhancer": "blur"}.items()  # type: ignore[attr-defined]
+    assert record["given"].items() >= {"enhance": "video-to-video", "use_randomized_blending": True}.items()  # type: ignore[attr-defined]
+    assert record["direction"]["negative_prompt"] == "sea"  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +147,7 @@ def test_what_belongs_to_the_enhancer_is_refused(flags: list[str], tmp_path: Pat
         (["--base_model", "SVD"], "the test card has one size and no networks"),
         (["--offload_models"], "the test card has one size and no networks"),
         (["--width", "128"], "the test card has one size and no networks"),
+        (["--model", "m" * 5000], "no such model"),
         (["--model", "storybook", "--base_model", "Sora"], "expected one of ModelscopeT2V, AnimateDiff, SVD, received 'Sora'"),
         (
             ["--model", "storybook", "--width", "256", "--height", "256"],

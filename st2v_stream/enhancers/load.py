@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, CLIPTextModel
+from transformers import CLIPTextModel
 
 from st2v_stream.checkpoints.load import choose_device
-from st2v_stream.checkpoints.parts import existing, read, read_json, read_network
+from st2v_stream.checkpoints.parts import read, read_json, read_network, read_tokenizer
 from st2v_stream.enhancers.lanczos import Lanczos
 from st2v_stream.enhancers.passthrough import Passthrough
 from st2v_stream.enhancers.sdedit import EnhancerNetworks, SdEdit, SdEditSettings
@@ -56,8 +56,4 @@ def load_networks(folder: Path, device: torch.device) -> EnhancerNetworks:
 
 def _text(folder: Path, device: torch.device) -> ClipText:
     model = read_network(CLIPTextModel, folder / "text_encoder", torch.float32, stem="model").to(device)
-    return ClipText(read(folder / "tokenizer", _tokenizer), model, model.config.max_position_embeddings)
-
-
-def _tokenizer(folder: Path) -> object:
-    return AutoTokenizer.from_pretrained(existing(folder, "tokenizer_config.json"), local_files_only=True)
+    return ClipText(read(folder / "tokenizer", read_tokenizer), model, model.config.max_position_embeddings)

@@ -113,7 +113,7 @@ async def stream_chunks(
             stack.push_async_callback(worker.aclose)
         stack.callback(left.stop)
         for index in chunk_indices(generator.spec, num_frames, memory):
-            step = _step_of(index, worker, priority, (left, stop), on_step)
+            step = between_steps(index, worker, priority, (left, stop), on_step)
             args = generator, index, timeline.at(index), memory, reference, step
             try:
                 chunk = await stop.interrupt(worker.run(_make_chunk, *args, priority=priority))
@@ -156,7 +156,9 @@ def _check(spec: StreamSpec, index: int, frames: Frames, memory: Memory) -> None
         raise St2vError(f"the generator broke its promise at chunk {index}, {names}", expected=expected, received=received)
 
 
-def _step_of(index: int, worker: Worker, priority: int, signals: tuple[StopSignal, ...], on_step: OnChunkStep | None) -> OnStep:
+def between_steps(
+    index: int, worker: Worker, priority: int, signals: tuple[StopSignal, ...], on_step: OnChunkStep | None
+) -> OnStep:
     """What happens between two denoising steps, on the worker's thread."""
 
     def step(k: int, n: int) -> None:

@@ -13,9 +13,9 @@ from dataclasses import replace
 
 from st2v_stream.chunk import Chunk, Memory
 from st2v_stream.errors import Stopped
-from st2v_stream.streaming.autoregressive import OnChunkStep, StopSignal
+from st2v_stream.streaming.autoregressive import OnChunkStep, StopSignal, between_steps
 from st2v_stream.streaming.worker import ThreadWorker
-from st2v_stream.types import EnhancedChunk, Enhancer, OnStep, Worker
+from st2v_stream.types import EnhancedChunk, Enhancer, Worker
 
 LESS_URGENT = 1
 """Priority of enhancement on a worker that also makes the preview: between two steps the preview goes first."""
@@ -50,7 +50,7 @@ async def enhance_chunks(
         index = carry.next_index if carry is not None else 0
 
         async def run(fn: Callable[..., _Made], *args: object) -> _Made:
-            step = _step_of(index, worker, priority, (left, stop), on_step)
+            step = between_steps(index, worker, priority, (left, stop), on_step)
             return await stop.interrupt(worker.run(_timed, fn, *args, step, priority=priority))
 
         try:
@@ -75,16 +75,3 @@ def _timed(fn: Callable[..., _Made], *args: object) -> _Made:
     sharp, carry = fn(*args)
     took = time.perf_counter() - began
     return [replace(each, chunk=replace(each.chunk, making_s=took / len(sharp))) for each in sharp], carry
-
-
-def _step_of(index: int, worker: Worker, priority: int, signals: tuple[StopSignal, ...], on_step: OnChunkStep | None) -> OnStep:
-    """What happens between two steps, on the worker's thread."""
-
-    def step(k: int, n: int) -> None:
-        for signal in signals:
-            signal.check()
-        worker.yield_to_urgent(priority)
-        if on_step is not None:
-            on_step(index, k, n)
-
-    return step
