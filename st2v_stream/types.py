@@ -438,6 +438,17 @@ class Director(Protocol):
         """A JPEG of the first frame of chunk `index`. Raises `NotFound`."""
         ...
 
+    async def manifest(self, video_id: str) -> Mapping[str, Any]:
+        """How every chunk of it was made (plain values; `videos/provenance.py` says which). Raises `NotFound`."""
+        ...
+
+    def verify(self, video_id: str, first: int = 0, last: int | None = None) -> AsyncIterator[Mapping[str, Any]]:
+        """Make the chunks from `first` to `last` (None = to the end) again: each, as soon as it is compared, as plain values.
+
+        Films that are being made come first. Close with `contextlib.aclosing`. Raises `NotFound`, `InvalidRequest`.
+        """
+        ...
+
     def models(self) -> Sequence[ModelCard]: ...
 
     def system(self) -> Mapping[str, Any]:

@@ -16,7 +16,16 @@
  * @property {number} fps
  * @property {number|null} max_frames
  */
-/** @typedef {{prompt: string, model?: string, num_frames: number|null, preset?: string, seed?: number}} CreateVideo */
+/**
+ * @typedef {{prompt: string, model?: string, num_frames: number|null, preset?: string, seed?: number, input_reference?: File}} CreateVideo
+ *   input_reference: the image or clip it begins from
+ */
+/** @typedef {import("./directions.js").Cue} Cue */
+/** @typedef {{from_index?: number, prompt?: string, seed?: number, transition_chunks?: number}} AddCue */
+/** @typedef {{from_index: number, from_s: number, warnings: string[]}} AddedCue  the first chunk it changes, and when that begins */
+/** @typedef {{from_index: number, prompt?: string, seed?: number, num_frames?: number|null, transition_chunks?: number}} BranchVideo */
+/** @typedef {{from_index: number, video: Video, kept: Video}} Redone  kept: the film as it was */
+/** @typedef {{id: string, page_url: string, playlist_url: string, expires_at: number}} Link  addresses are paths on this server */
 /** @typedef {{index: number, rendition: string, revision: number, hash: string}} SegmentAddress */
 
 export class ApiError extends Error {
@@ -63,9 +72,10 @@ export class Api {
     return this.#json("GET", "v1/system");
   }
 
-  /** @param {string|null} after @returns {Promise<{data: Video[], has_more: boolean}>} */
-  videos(after = null) {
-    return this.#json("GET", `v1/videos?limit=30&order=desc${after ? `&after=${encodeURIComponent(after)}` : ""}`);
+  /** @param {string|null} after @param {string} search words of the title, a prompt or the id @returns {Promise<{data: Video[], has_more: boolean}>} */
+  videos(after = null, search = "") {
+    const query = new URLSearchParams({ limit: "30", order: "desc", ...(after && { after }), ...(search && { search }) });
+    return this.#json("GET", `v1/videos?${query}`);
   }
 
   /** @param {string} id @returns {Promise<Video>} */
@@ -75,7 +85,7 @@ export class Api {
 
   /** @param {CreateVideo} request @returns {Promise<Video>} */
   create(request) {
-    return this.#json("POST", "v1/videos", request);
+    return this.#json("POST", "v1/videos", request.input_reference ? formOf(request) : request);
   }
 
   /** @param {string} id @returns {Promise<Video>} */
@@ -88,16 +98,63 @@ export class Api {
     return this.#json("POST", `${videoPath(id)}/continue`, { num_frames: numFrames });
   }
 
+  /** @param {string} id @param {string} title @returns {Promise<Video>} */
+  rename(id, title) {
+    return this.#json("PATCH", videoPath(id), { title });
+  }
+
   /** @param {string} id */
   delete(id) {
     return this.#json("DELETE", videoPath(id));
   }
 
+  /** Have a deleted film back; what was being made is stopped then. @param {string} id @returns {Promise<Video>} */
+  undelete(id) {
+    return this.#json("POST", `${videoPath(id)}/undelete`, {});
+  }
+
+  /** @param {string} id @returns {Promise<Cue[]>} */
+  async cues(id) {
+    return (await this.#json("GET", `${videoPath(id)}/cues`)).data;
+  }
+
+  /** @param {string} id @param {AddCue} cue @returns {Promise<AddedCue>} */
+  addCue(id, cue) {
+    return this.#json("POST", `${videoPath(id)}/cues`, cue);
+  }
+
+  /** @param {string} id @param {BranchVideo} branch @returns {Promise<Video>} */
+  branch(id, branch) {
+    return this.#json("POST", `${videoPath(id)}/branch`, branch);
+  }
+
+  /** @param {string} id @param {{from_index: number, seed?: number}} redo @returns {Promise<Redone>} */
+  redo(id, redo) {
+    return this.#json("POST", `${videoPath(id)}/redo`, redo);
+  }
+
+  /** @param {string} id @param {number} expires_in_s @returns {Promise<Link>} */
+  createLink(id, expires_in_s) {
+    return this.#json("POST", `${videoPath(id)}/links`, { expires_in_s });
+  }
+
+  /** @param {string} id @param {string|null} link its id; null: all that were made */
+  revokeLink(id, link) {
+    return this.#json("DELETE", `${videoPath(id)}/links${link === null ? "" : `/${encodeURIComponent(link)}`}`);
+  }
+
+  /** Where a film is watched by WebRTC. @param {string} id */
+  whepUrl(id) {
+    return new URL(`${videoPath(id)}/whep`, this.base).href;
+  }
+
+  /** fetch, with what proves who asks; an answer of any status is an answer. @param {string} url @param {RequestInit} init */
+  fetchWithAuth = (url, init) => fetch(url, { ...init, headers: { ...init.headers, ...this.#authorization } });
+
   /** A link that works without the token, for a download. @param {string} id @returns {Promise<string>} */
   async contentLink(id) {
     if (this.grant) return new URL(`${videoPath(id)}/content`, this.base).href;
-    const { url } = await this.#json("POST", `${videoPath(id)}/links`, { expires_in_s: 3600 });
-    return `${url}/content`;
+    return (await this.#json("POST", `${videoPath(id)}/links`, { expires_in_s: 3600 })).content_url;
   }
 
   /** @param {string} id @returns {Promise<SegmentAddress[]>} */
@@ -148,14 +205,17 @@ export class Api {
     return response.status === 204 ? null : response.json();
   }
 
+  /** @returns {Record<string, string>} */
+  get #authorization() {
+    return this.token && !this.grant ? { Authorization: `Bearer ${this.token}` } : {};
+  }
+
   /** @param {string} method @param {string} path @param {object} [body] */
   async #fetch(method, path, body) {
-    /** @type {Record<string, string>} */
-    const headers = this.token && !this.grant ? { Authorization: `Bearer ${this.token}` } : {};
-    if (body) headers["Content-Type"] = "application/json";
+    const headers = body instanceof FormData ? this.#authorization : { ...this.#authorization, "Content-Type": "application/json" };
     let response;
     try {
-      response = await fetch(new URL(path, this.base), { method, headers, body: body && JSON.stringify(body) });
+      response = await fetch(new URL(path, this.base), { method, headers: body ? headers : this.#authorization, body: encoded(body) });
     } catch {
       throw new ApiError(0, "The server cannot be reached.");
     }
@@ -174,4 +234,16 @@ function videoPath(id) {
 async function errorMessage(response) {
   const body = await response.json().catch(() => null);
   return body?.error?.message ?? `The server answered ${response.status} ${response.statusText}.`;
+}
+
+/** @param {object|undefined} body */
+function encoded(body) {
+  return body === undefined || body instanceof FormData ? body : JSON.stringify(body);
+}
+
+/** A request with a file in it, as a form; there null is a word. @param {CreateVideo} request */
+function formOf(request) {
+  const form = new FormData();
+  for (const [name, value] of Object.entries(request)) if (value !== undefined) form.append(name, value instanceof File ? value : String(value));
+  return form;
 }

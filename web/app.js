@@ -1,13 +1,22 @@
 // @ts-check
-/** The page: routes, verbs and keys, put together from its parts. */
+/** The page: routes and verbs, put together from its parts. */
 
 import { Api, ApiError } from "./api.js";
 import { Composer, lengthOf } from "./composer.js";
+import { promptAt, Directions, sayCues } from "./directions.js";
 import { ask, byId, inside, setText } from "./dom.js";
+import { branchPoints } from "./family.js";
 import { Filmstrip } from "./filmstrip.js";
+import { chunkOfFrame } from "./index.js";
+import { listen } from "./keys.js";
 import { Library } from "./library.js";
+import { LowLatency } from "./lowlatency.js";
+import { Notices } from "./notices.js";
 import { Player } from "./player.js";
+import { RenameSheet } from "./rename.js";
+import { SharingSheet } from "./sharing.js";
 import { Stage } from "./stage.js";
+import { VerbSheet } from "./verbs.js";
 import { duration, framesFor, moment, readGrant, readHash, sayState } from "./words.js";
 
 /** @typedef {import("./protocol.js").Video} Video */
@@ -15,37 +24,65 @@ import { duration, framesFor, moment, readGrant, readHash, sayState } from "./wo
 /** @typedef {import("./api.js").CreateVideo} CreateVideo */
 
 const SYSTEM_POLL_MS = 2000;
-const TOAST_MS = 7000;
 const MEANT_STOP_MS = 800;
 
+const SPEEDS = [1, 0.5, 0.25];
+
 const api = new Api();
+const notices = new Notices();
 const player = new Player(byId("video"), api, changed);
-const filmstrip = new Filmstrip(byId("strip"), byId("overview"), player);
-const stage = new Stage(player, { goOn: () => act(goOn) });
-const library = new Library(byId("films"), api, (video) => act(() => deleteFilm(video)));
+const directions = new Directions(api, directed);
+const filmstrip = new Filmstrip(byId("strip"), byId("overview"), player, marksAt);
+const stage = new Stage(player, { goOn: () => act(goOn), caption: captionOf });
+const rename = new RenameSheet(api, () => library.refresh());
+const library = new Library(byId("films"), api, {
+  rename: (video) => rename.open(video),
+  delete: (video) => act(() => deleteFilm(video)),
+  changed: () => filmstrip.draw(),
+});
 const composer = new Composer((request) => act(() => makeFilm(request)));
+const sharing = new SharingSheet(api, (words) => notices.note(words));
+const lowLatency = new LowLatency(player, api, { trouble: (words) => notices.trouble(words), changed: () => changed("film") });
+const verbs = new VerbSheet({
+  player,
+  api,
+  modelById: (id) => composer.modelById(id),
+  promptAt: (index) => promptAt(player.video?.prompt ?? "", directions.cues, index),
+  note: (words, then) => notices.note(words, then),
+  show: showAt,
+  goOn: continueFilm,
+});
 
 const stopButton = /** @type {HTMLButtonElement} */ (byId("stop"));
 const continueBy = /** @type {HTMLSelectElement} */ (byId("continue-by"));
 
 /** The film on the stage. */
 let current = "";
-/** A film made on this page starts at its beginning, others where they are now. */
-let madeHere = "";
+/** A film made on this page starts at its beginning, a branch before it leaves its parent; others start where they are now. */
+let begun = { id: "", frame: 0 };
 /** The film's state as last told. */
 let toldState = "";
+/** The connection was lost and is not back yet. */
+let wasLost = false;
 /** When the film ended by itself: who clicks right then meant Stop, not Continue. */
 let endedAt = -Infinity;
-/** @type {ReturnType<typeof setTimeout>|undefined} */ let toastTimer;
 /** @type {ReturnType<typeof setTimeout>|undefined} */ let systemTimer;
 
 api.onUnauthorized = () => api.grant || askForToken();  // of a link that has ended the player says so
 addEventListener("hashchange", route);
-addEventListener("keydown", onKey);
+listen(onKey);
+addEventListener("keydown", (event) => event.key === "Escape" && setDrawer(false));
 byId("play").addEventListener("click", () => player.togglePlay());
 byId("video").addEventListener("click", () => player.togglePlay());
 stopButton.addEventListener("click", () => act(stopOrContinue));
 byId("download").addEventListener("click", () => act(download));
+byId("share").addEventListener("click", () => player.video && sharing.open(player.video.id));
+for (const verb of /** @type {const} */ (["cue", "branch", "redo"])) byId(verb).addEventListener("click", () => verbs.open(verb));
+byId("step-back").addEventListener("click", (event) => (event.shiftKey ? player.stepChunk(-1) : player.step(-1)));
+byId("step-on").addEventListener("click", (event) => (event.shiftKey ? player.stepChunk(1) : player.step(1)));
+byId("speed").addEventListener("click", nextSpeed);
+byId("loop").addEventListener("click", toggleLoop);
+byId("keys-toggle").addEventListener("click", showKeys);
 byId("films-toggle").addEventListener("click", () => setDrawer(document.body.dataset.films !== "open"));
 byId("ask-token").addEventListener("close", () => enterToken().catch(report));
 byId("films").addEventListener("click", (event) => {
@@ -136,10 +173,14 @@ function route() {
   library.setCurrent(current);
   document.title = "st2v·stream";
   if (video) {
-    player.open(video, { atEdge: video !== madeHere });
+    const isBegun = video === begun.id;
+    player.open(video, { atEdge: !isBegun, frame: isBegun && begun.frame > 0 ? begun.frame : undefined });
   } else {
     player.close();
   }
+  wasLost = false;
+  lowLatency.end();
+  directions.refresh(current);
   document.body.dataset.view = video ? "film" : "empty";
   changed("film");
 }
@@ -149,23 +190,30 @@ function show(videoId) {
   location.hash = `#/video/${videoId}`;
 }
 
+/** @param {string} videoId @param {number} frame to begin at */
+function showAt(videoId, frame) {
+  begun = { id: videoId, frame };
+  show(videoId);
+  library.refresh();
+}
+
 // ---------------------------------------------------------------- verbs
 
 /** Do something that may fail, and say so if it does. @param {() => Promise<void>} verb */
 async function act(verb) {
   try {
     await verb();
+    return true;
   } catch (error) {
     report(error);
+    return false;
   }
 }
 
 /** @param {CreateVideo} request */
 async function makeFilm(request) {
   const video = await api.create(request);
-  madeHere = video.id;
-  show(video.id);
-  library.refresh();
+  showAt(video.id, 0);
 }
 
 async function stopOrContinue() {
@@ -180,10 +228,15 @@ async function stopOrContinue() {
 }
 
 /** At the end of the film, play() would begin at the beginning; there the player goes on by itself when more arrives. */
-async function goOn() {
+function goOn() {
+  return player.video ? continueFilm(framesToContinue(player.video)) : Promise.resolve();
+}
+
+/** @param {number|null} numFrames more; null = endless */
+async function continueFilm(numFrames) {
   if (!player.video) return;
   player.following = true;
-  await api.continue(player.video.id, framesToContinue(player.video));
+  await api.continue(player.video.id, numFrames);
   const { paused, ended } = player.element;
   if (paused && !ended) player.element.play().catch(() => {});
 }
@@ -207,16 +260,25 @@ async function download() {
   link.click();
 }
 
-/** @param {Video} listed */
+/** No question beforehand: until its grace is over it can be had back. @param {Video} listed */
 async function deleteFilm(listed) {
   const video = player.video?.id === listed.id ? player.video : listed;
-  const dialog = /** @type {HTMLDialogElement} */ (byId("confirm"));
-  const growing = video.state === "running" ? " It is still being made." : "";
-  setText(inside(dialog, "p"), `“${video.title || video.prompt}”, ${duration(video.frames / video.fps)} long.${growing} This cannot be undone.`);
-  if ((await ask(dialog)) !== "delete") return;
+  const wasShown = video.id === current;
   await api.delete(video.id).catch(unlessGone);
   library.remove(video.id);
-  if (video.id === current) location.hash = "#/";
+  if (wasShown) location.hash = "#/";
+  const growing = video.state === "running" ? " It was still being made, and is stopped." : "";
+  notices.note(`“${video.title || video.prompt}” is deleted.${growing} Its space is freed in a day.`, {
+    word: "Undo",
+    act: () => act(() => bringBack(video.id, wasShown)),
+  });
+}
+
+/** @param {string} videoId @param {boolean} andShow */
+async function bringBack(videoId, andShow) {
+  await api.undelete(videoId);
+  await library.refresh();
+  if (andShow) show(videoId);
 }
 
 /** Deleted elsewhere is as good as deleted here. @param {unknown} error */
@@ -227,11 +289,7 @@ function unlessGone(error) {
 /** @param {unknown} error */
 function report(error) {
   if (error instanceof ApiError && error.status === 401) return;
-  const toast = byId("toast");
-  toast.hidden = false;
-  setText(toast, error instanceof Error ? error.message : String(error));
-  clearTimeout(toastTimer);
-  toastTimer = setTimeout(() => (toast.hidden = true), TOAST_MS);
+  notices.trouble(error instanceof Error ? error.message : String(error));
   if (!(error instanceof ApiError)) throw error;
 }
 
@@ -249,14 +307,21 @@ function changed(change) {
     filmstrip.drawProgress();
     stage.drawProgress();
     drawMaking();
+    verbs.draw();
   } else if (change === "playback") {
     drawPlayback();
+  } else if (change === "directions") {
+    directions.refresh(current);
   } else {
+    lowLatency.draw();
+    stage.isElsewhere = lowLatency.on;
     filmstrip.draw();
     stage.draw();
     drawControls();
     drawPlayback();
+    verbs.draw();
     if (change === "film") tellState();
+    if (change === "connection") tellConnection();
   }
 }
 
@@ -268,6 +333,13 @@ function tellState() {
   toldState = state;
   setText(byId("said"), video ? sayState(video) : "");
   if (video) library.refresh();
+}
+
+/** A lost connection says so on the stage; that it is back is said once. */
+function tellConnection() {
+  const isBack = wasLost && player.connection === "open";
+  if (player.connection !== "connecting") wasLost = player.connection === "lost";
+  if (isBack && player.frames > 0) notices.note(`Connected again, resumed at ${duration(player.seconds)}.`);
 }
 
 function drawControls() {
@@ -291,7 +363,9 @@ function drawVerbs(video) {
   setText(stopButton, word);
   byId("continue-field").hidden = canStop;
   drawContinueChoices(framesPlannedStill(video), video.fps);
-  /** @type {HTMLButtonElement} */ (byId("download")).disabled = player.frames === 0;
+  const isHere = player.frames > 0 && player.connection !== "closed";
+  for (const id of ["cue", "branch", "redo"]) /** @type {HTMLButtonElement} */ (byId(id)).disabled = !isHere;
+  for (const id of ["download", "step-back", "step-on", "loop", "speed"]) /** @type {HTMLButtonElement} */ (byId(id)).disabled = player.frames === 0;
 }
 
 /** @param {number|null} rest frames still planned @param {number} fps */
@@ -307,47 +381,103 @@ function drawMaking() {
   const { progress, growing, chunks } = player;
   byId("key-making").hidden = !growing || player.connection !== "open";
   setText(inside(byId("key-making"), "span"), `making chunk ${Math.max(chunks, progress?.index ?? 0) + 1}`);
+  setText(inside(byId("key-making"), ".step"), progress && progress.index >= chunks ? `step ${progress.step} of ${progress.steps}` : "");
+  byId("key-branch").hidden = !player.video || (branchPoints(library.videos, player.video.id).size === 0 && !player.video.fork_index);
 }
 
 function drawPlayback() {
   const play = byId("play");
   play.dataset.is = player.playing ? "playing" : "paused";
   play.setAttribute("aria-label", player.playing ? "Pause" : "Play");
+  setText(byId("speed"), { 1: "1×", 0.5: "½×", 0.25: "¼×" }[player.speed] ?? "1×");
+  byId("speed").setAttribute("aria-label", player.speed === 1 ? "Speed: full" : `Slow motion: ${player.speed === 0.5 ? "half" : "quarter"} speed`);
+  byId("speed").dataset.on = String(player.speed < 1);
+  byId("loop").setAttribute("aria-pressed", String(player.loop !== null));
   setText(byId("now"), moment(Math.min(player.seconds, player.video ? player.frames / player.video.fps : 0)));
+  filmstrip.drawLoop();
   filmstrip.drawPlayhead();
+  if (directions.cues.length > 0) stage.drawCaption();
+  verbs.drawFrame();
+}
+
+// ---------------------------------------------------------------- what directs the film
+
+/** Its cues are known, or others. */
+function directed() {
+  filmstrip.draw();
+  stage.drawCaption();
+  byId("key-cue").hidden = directions.cues.length === 0;
+  verbs.draw();
+}
+
+/** @param {number} index @returns {import("./filmstrip.js").Marks} */
+function marksAt(index) {
+  const { video } = player;
+  const branches = video ? (branchPoints(library.videos, video.id).get(index) ?? 0) : 0;
+  return { cue: sayCues(directions.cues, index), branches, fork: Boolean(video?.fork_index) && video?.fork_index === index };
+}
+
+/** The prompt at the playhead where cues change it, else the film's title. @param {Video} video */
+function captionOf(video) {
+  if (directions.cues.length === 0) return video.title || video.prompt;
+  return promptAt(video.prompt, directions.cues, chunkOfFrame(video, player.frame));
+}
+
+// ---------------------------------------------------------------- looking closely
+
+function nextSpeed() {
+  player.setSpeed(SPEEDS[(SPEEDS.indexOf(player.speed) + 1) % SPEEDS.length]);
+}
+
+function toggleLoop() {
+  player.setLoop(player.loop ? null : { from: 0, to: null });
+}
+
+/** @param {"from"|"to"} side  of the loop, set at the playhead */
+function setLoopSide(side) {
+  const loop = player.loop ?? { from: 0, to: null };
+  const { frame } = player;
+  if (side === "from") player.setLoop({ from: frame, to: loop.to !== null && loop.to > frame ? loop.to : null });
+  else player.setLoop({ from: loop.from <= frame ? loop.from : 0, to: frame + 1 });
+}
+
+function showKeys() {
+  ask(/** @type {HTMLDialogElement} */ (byId("keys")));
 }
 
 // ---------------------------------------------------------------- keys
 
-/** @type {Record<string, () => void>} */
+/** @type {Record<Exclude<import("./keys.js").Act, "ask"|"keys">, () => void>} */
 const KEYS = {
-  " ": () => player.togglePlay(),
-  s: () => player.growing && act(stopOrContinue),
-  c: () => player.growing || act(stopOrContinue),
-  l: () => player.growing && player.goLive(),
-  f: () => stage.toggleFullscreen(),
-  ArrowLeft: () => player.step(-1),
-  ArrowRight: () => player.step(1),
-  "shift+ArrowLeft": () => player.stepChunk(-1),
-  "shift+ArrowRight": () => player.stepChunk(1),
-  Home: () => player.seek(0),
-  End: () => (player.growing ? player.goLive() : player.seek(player.frames - 1)),
+  play: () => player.togglePlay(),
+  stop: () => player.growing && act(stopOrContinue),
+  continue: () => player.growing || act(stopOrContinue),
+  live: () => player.growing && player.goLive(),
+  fullscreen: () => stage.toggleFullscreen(),
+  "frame-back": () => player.step(-1),
+  "frame-on": () => player.step(1),
+  "chunk-back": () => player.stepChunk(-1),
+  "chunk-on": () => player.stepChunk(1),
+  first: () => player.seek(0),
+  last: () => (player.growing ? player.goLive() : player.seek(player.frames - 1)),
+  slow: nextSpeed,
+  loop: toggleLoop,
+  "loop-from": () => setLoopSide("from"),
+  "loop-to": () => setLoopSide("to"),
+  cue: () => openVerb("cue"),
+  branch: () => openVerb("branch"),
+  redo: () => openVerb("redo"),
 };
 
-/** @param {KeyboardEvent} event */
-function onKey(event) {
-  if (event.key === "Escape") setDrawer(false);
-  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-  const target = /** @type {HTMLElement} */ (event.target);
-  if (target.matches("input, select, textarea")) return;
-  if (event.key === "/") {
-    event.preventDefault();
-    composer.focus();
-    return;
-  }
-  const pressesButton = event.key === " " && target.closest("button, a");
-  const verb = KEYS[(event.shiftKey && event.key.startsWith("Arrow") ? "shift+" : "") + (event.key.length === 1 ? event.key.toLowerCase() : event.key)];
-  if (!verb || pressesButton || !player.video) return;
-  event.preventDefault();
-  verb();
+/** @param {"cue"|"branch"|"redo"} verb */
+function openVerb(verb) {
+  if (!api.grant && !(/** @type {HTMLButtonElement} */ (byId(verb)).disabled)) verbs.open(verb);
+}
+
+/** @param {import("./keys.js").Act} meant @returns {boolean} whether it is for us */
+function onKey(meant) {
+  if (meant === "ask") composer.focus();
+  else if (meant === "keys") showKeys();
+  else if (player.video) KEYS[meant]();
+  return meant === "ask" || meant === "keys" || player.video !== null;
 }

@@ -2,6 +2,7 @@
 /** The form a film begins with: prompt, examples, length, preset, seed; and what the loaded model knows. */
 
 import { ask, byId, inside, setText } from "./dom.js";
+import { Reference } from "./reference.js";
 import { framesFor, quoted, unknownWords } from "./words.js";
 
 /** @typedef {import("./api.js").Model} Model */
@@ -20,8 +21,10 @@ export class Composer {
   #seed = /** @type {HTMLInputElement} */ (byId("seed"));
   /** @type {ReturnType<typeof setTimeout>|undefined} */ #pause;
 
-  /** @param {(request: CreateVideo) => Promise<void>} make */
+  /** @param {(request: CreateVideo) => Promise<boolean>} make  whether it was made */
   constructor(make) {
+    const allowed = () => this.model !== null && document.querySelector("dialog[open]") === null;
+    this.reference = new Reference({ allowed, taken: () => this.focus() });
     this.#form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.#submit(make);
@@ -51,6 +54,11 @@ export class Composer {
     this.#trouble = ready ? null : trouble;
     inside(byId("model"), ".dot").dataset.is = ready ? "ready" : trouble ? "trouble" : "loading";
     setText(inside(byId("model"), "span"), `${title} · ${ready ? version : trouble ? "in trouble" : "loading"}`);
+  }
+
+  /** @param {string} id @returns {Model|null} */
+  modelById(id) {
+    return this.#models.find((model) => model.id === id) ?? null;
   }
 
   focus() {
@@ -118,12 +126,12 @@ export class Composer {
   /** Say which words the model does not know, while there is time to choose others. */
   #check() {
     clearTimeout(this.#pause);
-    const words = unknownWords(this.model?.vocabulary ?? null, this.#prompt.value);
-    byId("hint").hidden = words.length === 0;
-    if (words.length > 0) setText(inside(byId("hint"), "span"), unknownSentence(this.model, words));
+    const words = sayUnknown(this.model, this.#prompt.value);
+    byId("hint").hidden = !words;
+    if (words) setText(inside(byId("hint"), "span"), words);
   }
 
-  /** @param {(request: CreateVideo) => Promise<void>} make */
+  /** @param {(request: CreateVideo) => Promise<boolean>} make */
   async #submit(make) {
     const prompt = this.#prompt.value.trim();
     if (!prompt || !this.model) {
@@ -133,7 +141,7 @@ export class Composer {
     this.#check();
     this.#button.disabled = true;
     try {
-      await make(this.#request(prompt, this.model));
+      if (await make(this.#request(prompt, this.model))) this.reference.clear();
     } finally {
       this.#button.disabled = false;
     }
@@ -146,6 +154,7 @@ export class Composer {
     const request = { prompt, model: model.id, num_frames: framesFor(length, model.fps) };
     if (this.#preset.value) request.preset = this.#preset.value;
     if (this.#seed.value) request.seed = Number(this.#seed.value);
+    if (this.reference.file) request.input_reference = this.reference.file;
     return request;
   }
 }
@@ -153,6 +162,12 @@ export class Composer {
 /** @param {unknown} value of a length choice @returns {number|null} seconds; null = endless */
 export function lengthOf(value) {
   return value === "" || value === null ? null : Number(value);
+}
+
+/** Which words of a prompt the model does not know; empty where it knows all. @param {Model|null} model @param {string} prompt */
+export function sayUnknown(model, prompt) {
+  const words = unknownWords(model?.vocabulary ?? null, prompt);
+  return words.length > 0 ? unknownSentence(model, words) : "";
 }
 
 /** @param {Model|null} model @param {string[]} words */

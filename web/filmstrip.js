@@ -4,11 +4,12 @@
  * one. The strip is one slider to the keyboard and to screen readers.
  */
 
-import { inside } from "./dom.js";
+import { inside, setText } from "./dom.js";
 import { chunkOfFrame, framesOf, startFrame } from "./index.js";
 
 /** @typedef {import("./player.js").Player} Player */
 /** @typedef {"preview"|"enhanced"|"making"|"planned"} CellState */
+/** @typedef {{cue: string, branches: number, fork: boolean}} Marks  cue: what changes here, "" for nothing; branches: films that leave here */
 
 const MIN_CELL_PX = 44;
 const MAX_CELL_PX = 84;
@@ -25,14 +26,21 @@ export class Filmstrip {
   #dragging = false;
   #resumeAfterDrag = false;
 
-  /** @param {HTMLElement} root @param {HTMLElement} overview the whole film as one thin line, where the strip is wider than the page @param {Player} player */
-  constructor(root, overview, player) {
+  /**
+   * @param {HTMLElement} root
+   * @param {HTMLElement} overview the whole film as one thin line, where the strip is wider than the page
+   * @param {Player} player
+   * @param {(index: number) => Marks} marksAt
+   */
+  constructor(root, overview, player, marksAt) {
+    this.marksAt = marksAt;
     this.root = root;
     this.overview = overview;
     this.player = player;
     this.track = inside(root, ".track");
     this.ring = inside(root, ".ring");
     this.needle = inside(root, ".needle");
+    this.band = inside(root, ".band");
     new ResizeObserver(() => this.draw()).observe(root);
     root.addEventListener("scroll", () => this.#drawCells(), { passive: true });
     this.#scrub(root, (event) => this.#frameInStrip(event));
@@ -49,6 +57,7 @@ export class Filmstrip {
     this.overview.hidden = this.#count * this.#cellPx - GAP_PX <= this.#room + 0.5;
     inside(this.overview, "i").style.transform = `scaleX(${this.player.frames / this.#plannedFrames})`;
     this.#drawCells();
+    this.drawLoop();
     this.drawPlayhead();
   }
 
@@ -58,6 +67,7 @@ export class Filmstrip {
     const cell = progress && this.#cells.get(progress.index);
     if (!progress || !cell) return;
     if (cell.dataset.state === "planned") this.#drawCell(progress.index);
+    setText(inside(cell, "small"), cell.dataset.state === "making" ? `${progress.step}/${progress.steps}` : "");
     if (cell.dataset.state === "making") inside(cell, "i").style.transform = `scaleX(${Math.min(1, progress.step / progress.steps)})`;
   }
 
@@ -130,7 +140,9 @@ export class Filmstrip {
     if (cell.dataset.state !== state) {
       cell.dataset.state = state;
       inside(cell, "i").style.transform = "";
+      setText(inside(cell, "small"), "");
     }
+    this.#drawMarks(cell, index);
     if (state === "preview" || state === "enhanced") this.#showPicture(cell, index);
     else this.#dropPicture(cell);
     // made, and not here yet: it is being encoded and sent
@@ -141,10 +153,36 @@ export class Filmstrip {
   #newCell(index) {
     const cell = document.createElement("div");
     cell.className = "cell";
-    cell.append(document.createElement("i"));
+    cell.append(document.createElement("i"), document.createElement("small"));
     this.track.append(cell);
     this.#cells.set(index, cell);
     return cell;
+  }
+
+  /** @param {HTMLElement} cell @param {number} index */
+  #drawMarks(cell, index) {
+    const { cue, branches, fork } = this.marksAt(index);
+    cell.toggleAttribute("data-cue", cue !== "");
+    cell.toggleAttribute("data-branches", branches > 0);
+    cell.toggleAttribute("data-fork", fork);
+    cell.title = sayMarks({ cue, branches, fork });
+  }
+
+  /** The part that is played again and again. */
+  drawLoop() {
+    const { video, loop, frames } = this.player;
+    this.band.hidden = !video || !loop || frames === 0;
+    if (!video || !loop) return;
+    const left = this.#xOf(video, loop.from);
+    this.band.style.transform = `translateX(${left}px)`;
+    this.band.style.width = `${Math.max(2, this.#xOf(video, Math.min(frames, loop.to ?? frames)) - left)}px`;
+  }
+
+  /** Where a frame begins in the track. @param {import("./protocol.js").Video} video @param {number} frame */
+  #xOf(video, frame) {
+    const chunk = chunkOfFrame(video, frame);
+    const within = (frame - startFrame(video, chunk)) / framesOf(video, chunk);
+    return chunk * this.#cellPx + within * (this.#cellPx - GAP_PX);
   }
 
   /** @param {number} index @returns {CellState} */
@@ -184,7 +222,7 @@ export class Filmstrip {
     const total = this.player.frames / (this.player.video?.fps ?? 1);
     this.root.setAttribute("aria-valuemax", String(Math.max(0, this.player.frames - 1)));
     this.root.setAttribute("aria-valuenow", String(this.player.frame));
-    this.root.setAttribute("aria-valuetext", `${seconds.toFixed(1)} of ${total.toFixed(1)} seconds, chunk ${chunk + 1} of ${this.player.chunks}`);
+    this.root.setAttribute("aria-valuetext", `${seconds.toFixed(1)} of ${total.toFixed(1)} seconds, chunk ${chunk + 1} of ${this.player.chunks}${spoken(sayMarks(this.marksAt(chunk)))}`);
   }
 
   // ---------------------------------------------------------------- drag to scrub
@@ -223,6 +261,17 @@ export class Filmstrip {
     const { left, width } = this.overview.getBoundingClientRect();
     return Math.floor(((event.clientX - left) / width) * this.#plannedFrames);
   }
+}
+
+/** @param {Marks} marks */
+function sayMarks({ cue, branches, fork }) {
+  const said = [cue && `From here on: ${cue}`, fork && "From here on this branch is its own", branches > 0 && (branches === 1 ? "A branch begins here" : `${branches} branches begin here`)];
+  return said.filter(Boolean).join(". ");
+}
+
+/** @param {string} words */
+function spoken(words) {
+  return words && `. ${words}`;
 }
 
 /** @param {string} url */

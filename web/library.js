@@ -2,12 +2,23 @@
 /** The list of films: newest first, kept up to date, in place. */
 
 import { byId, inside, setText } from "./dom.js";
-import { duration } from "./words.js";
+import { inFamilies } from "./family.js";
+import { momentOf } from "./plan.js";
+import { bytes, duration } from "./words.js";
 
 /** @typedef {import("./protocol.js").Video} Video */
 /** @typedef {import("./api.js").Api} Api */
 
 const POLL_MS = 4000;
+const SEARCH_AFTER_MS = 250;
+/** A film on which the pointer rests is leafed through: so many pictures, each so long. */
+const LEAVES = 8;
+const LEAF_MS = 380;
+/** Deeper branches are listed no further in: there is no room. */
+const MAX_DEPTH = 3;
+
+/** @typedef {import("./family.js").Member} Member */
+/** @typedef {{rename: (video: Video) => void, delete: (video: Video) => void, changed: () => void}} Verbs  changed: the list is another one */
 
 export class Library {
   /** @type {Map<string, HTMLElement>} */ #items = new Map();
@@ -19,15 +30,30 @@ export class Library {
   #shown = 0;
   #current = "";
 
-  /** @param {HTMLElement} root @param {Api} api @param {(video: Video) => void} onDelete */
-  constructor(root, api, onDelete) {
+  #search = "";
+  /** @type {ReturnType<typeof setTimeout>|undefined} */ #typing;
+  /** @type {ReturnType<typeof setInterval>|undefined} */ #leafing;
+
+  /** @param {HTMLElement} root @param {Api} api @param {Verbs} verbs */
+  constructor(root, api, verbs) {
     this.api = api;
-    this.onDelete = onDelete;
+    this.verbs = verbs;
     this.list = inside(root, "ul");
-    this.empty = inside(root, ".none");
+    this.empty = inside(root, ".nothing");
+    this.unfound = inside(root, ".unfound");
+    const search = /** @type {HTMLInputElement} */ (byId("search"));
+    search.addEventListener("input", () => {
+      clearTimeout(this.#typing);
+      this.#typing = setTimeout(() => this.#searchFor(search.value.trim()), SEARCH_AFTER_MS);
+    });
     this.more = inside(root, ".more");
     this.more.addEventListener("click", () => this.#loadOlder());
     setInterval(() => document.hidden || this.refresh(), POLL_MS);
+  }
+
+  /** The films listed. */
+  get videos() {
+    return [...this.#videos.values()];
   }
 
   /** @param {string} videoId the film on the stage */
@@ -41,7 +67,7 @@ export class Library {
     this.#asked += 1;
     const mine = this.#asked;
     try {
-      const { videos, has_more } = await readPages(this.api, this.#pages);
+      const { videos, has_more } = await readPages(this.api, this.#pages, this.#search);
       if (mine < this.#shown) return;
       this.#shown = mine;
       this.#show(videos);
@@ -56,7 +82,21 @@ export class Library {
     this.#videos.delete(videoId);
     this.#items.get(videoId)?.remove();
     this.#items.delete(videoId);
-    this.empty.hidden = this.#items.size > 0;
+    this.#sayEmpty();
+  }
+
+  #sayEmpty() {
+    this.empty.hidden = this.#items.size > 0 || this.#search !== "";
+    this.unfound.hidden = this.#items.size > 0 || this.#search === "";
+  }
+
+  /** @param {string} words */
+  #searchFor(words) {
+    if (words === this.#search) return;
+    this.#search = words;
+    this.#pages = 1;
+    this.#shown = this.#asked;  // an answer on its way is to another question
+    this.refresh();
   }
 
   #loadOlder() {
@@ -70,23 +110,32 @@ export class Library {
     for (const id of [...this.#items.keys()]) if (!kept.has(id)) this.remove(id);
     /** @type {Map<string, HTMLElement>} */
     const ordered = new Map();
-    videos.forEach((video, place) => {
-      const item = this.#showOne(video);
+    inFamilies(videos).forEach((member, place) => {
+      const { video } = member;
+      const item = this.#showOne(member);
       ordered.set(video.id, item);
       if (this.list.children[place] !== item) this.list.insertBefore(item, this.list.children[place] ?? null);
     });
     this.#items = ordered;
-    this.empty.hidden = videos.length > 0;
+    this.#sayEmpty();
+    this.verbs.changed();
   }
 
-  /** @param {Video} video */
-  #showOne(video) {
+  /** @param {Member} member */
+  #showOne({ video, depth, parent }) {
     this.#videos.set(video.id, video);
     const item = this.#items.get(video.id) ?? this.#newItem(video);
     setText(inside(item, ".title"), video.title || video.prompt);
     setText(inside(item, ".facts"), factsOf(video));
+    item.dataset.depth = String(Math.min(depth, MAX_DEPTH));
+    const from = inside(item, ".from");
+    from.hidden = !video.parent_id;
+    setText(from, sayParent(video, parent));
     item.dataset.state = video.state;
-    inside(item, "button").setAttribute("aria-label", `Delete ${video.title || video.prompt}`);
+    for (const [name, act] of [["rename", "Rename"], ["delete", "Delete"]]) {
+      inside(item, `.${name}`).setAttribute("aria-label", `${act} ${video.title || video.prompt}`);
+      inside(item, `.${name}`).title = act;
+    }
     if (video.chunks > 0) this.#showPicture(item, video.id);
     return item;
   }
@@ -96,7 +145,11 @@ export class Library {
     const template = /** @type {HTMLTemplateElement} */ (byId("film-item"));
     const item = /** @type {HTMLElement} */ (template.content.firstElementChild?.cloneNode(true));
     /** @type {HTMLAnchorElement} */ (inside(item, "a")).href = `#/video/${video.id}`;
-    inside(item, "button").addEventListener("click", () => this.onDelete(this.#videos.get(video.id) ?? video));
+    const known = () => this.#videos.get(video.id) ?? video;
+    inside(item, ".rename").addEventListener("click", () => this.verbs.rename(known()));
+    inside(item, ".delete").addEventListener("click", () => this.verbs.delete(known()));
+    for (const event of ["pointerenter", "focusin"]) item.addEventListener(event, () => this.#leafThrough(item, known()));
+    for (const event of ["pointerleave", "focusout"]) item.addEventListener(event, () => this.#stopLeafing(item, video.id));
     this.#markCurrent(video.id, item);
     this.#items.set(video.id, item);
     this.list.append(item);
@@ -123,14 +176,50 @@ export class Library {
       () => delete picture.dataset.asked,
     );
   }
+
+  /** What happens in a film, while the pointer rests on it. @param {HTMLElement} item @param {Video} video */
+  #leafThrough(item, video) {
+    clearInterval(this.#leafing);
+    if (video.chunks < 2 || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+    const indexes = leaves(video.chunks);
+    const urls = indexes.map(() => "");
+    let turn = 0;
+    this.#leafing = setInterval(async () => {
+      turn = (turn + 1) % indexes.length;
+      const leaf = turn;
+      urls[leaf] ||= await this.api.thumbnail(video.id, indexes[leaf]).catch(() => "");
+      if (urls[leaf] && leaf === turn && item.dataset.leafing === "yes") inside(item, "img").setAttribute("src", urls[leaf]);
+    }, LEAF_MS);
+    item.dataset.leafing = "yes";
+  }
+
+  /** @param {HTMLElement} item @param {string} videoId */
+  #stopLeafing(item, videoId) {
+    if (item.dataset.leafing !== "yes" || item.matches(":hover, :focus-within")) return;
+    clearInterval(this.#leafing);
+    delete item.dataset.leafing;
+    this.api.thumbnail(videoId, 0).then((url) => inside(item, "img").setAttribute("src", url), () => {});
+  }
 }
 
-/** The newest films, as many pages as asked for and there are. @param {Pick<Api, "videos">} api @param {number} pages */
-export async function readPages(api, pages) {
+/** Chunks whose first frames tell what happens in a film, evenly spread. @param {number} chunks @param {number} count */
+export function leaves(chunks, count = LEAVES) {
+  if (chunks <= count) return [...Array(chunks).keys()];
+  return [...Array(count).keys()].map((leaf) => Math.floor((leaf * chunks) / count));
+}
+
+/** @param {Video} video @param {Video|null} parent */
+function sayParent(video, parent) {
+  const from = video.fork_index ? `branch from ${momentOf(video, video.fork_index)}` : "afresh";
+  return parent ? from : `${from} of a film that is not listed`;
+}
+
+/** The newest films, as many pages as asked for and there are. @param {Pick<Api, "videos">} api @param {number} pages @param {string} search */
+export async function readPages(api, pages, search = "") {
   /** @type {Video[]} */ const videos = [];
   let has_more = true;
   for (let page = 0; page < pages && has_more; page += 1) {
-    const read = await api.videos(videos.at(-1)?.id);
+    const read = await api.videos(videos.at(-1)?.id, search);
     videos.push(...read.data);
     has_more = read.has_more;
   }
@@ -139,6 +228,12 @@ export async function readPages(api, pages) {
 
 /** @param {Video} video */
 function factsOf(video) {
+  const size = video.size_bytes ? ` · ${bytes(video.size_bytes)}` : "";
+  return stateOf(video) + size;
+}
+
+/** @param {Video} video */
+function stateOf(video) {
   const length = duration(video.frames / video.fps);
   switch (video.state) {
     case "queued":

@@ -17,13 +17,16 @@ import { WatchSocket } from "./socket.js";
 /** @typedef {import("./socket.js").Connection} Connection */
 /** @typedef {{index: number, step: number, steps: number}} Progress */
 /** @typedef {{index: number, init: number, bytes: Uint8Array, handled: () => void}} Arrival  init: place in #inits; handled: called once */
-/** @typedef {"film"|"progress"|"chunks"|"playback"|"connection"|"deleted"} Change */
+/** @typedef {"film"|"progress"|"chunks"|"playback"|"connection"|"directions"} Change */
+/** @typedef {{from: number, to: number|null}} Loop  frames; to: the first one not shown again, null = what exists */
 
 /** What stays in the source buffer. Chromium's quota is 155 MB; phones have less. */
 const BUDGET_BYTES = 96 * 2 ** 20;
 /** A buffer opened for this takes every smaller H.264 stream, without changeType. */
 const WIDEST_CODEC = 'video/mp4; codecs="avc1.64001F"';
 const TICK_MS = 30;
+/** A loop over a growing film turns round before playback would have to wait. */
+const LOOP_MARGIN_FRAMES = 3.5;
 const GROWING = new Set(["queued", "loading", "running", "paused", "stopping"]);
 
 export class Player {
@@ -34,6 +37,8 @@ export class Player {
   /** @type {string|null} why the connection is closed for good */ closedReason = null;
   /** The viewer wants to stay at the live edge. */ following = true;
   /** Playback waits for film that is not here yet. */ starved = false;
+  /** Slow motion: 1, 0.5 or 0.25 of the film's speed. */ speed = 1;
+  /** @type {Loop|null} */ loop = null;
   /** Times playback had to wait, and times the element itself ran dry (which the gate is there to prevent). */
   stalls = { gated: 0, dry: 0 };
 
@@ -59,7 +64,8 @@ export class Player {
     this.api = api;
     this.onChange = onChange;
     element.addEventListener("seeked", () => this.#seeked());
-    element.addEventListener("ended", () => (this.#playWhenMore = true));
+    element.addEventListener("ended", () => this.#ended());
+    element.addEventListener("loadedmetadata", () => this.#applySeek());
     element.addEventListener("waiting", () => this.#dry());
     element.addEventListener("error", () => this.#rebuild());
     this.#followFrames();
@@ -77,9 +83,13 @@ export class Player {
 
   // ---------------------------------------------------------------- open and close
 
-  /** @param {string} videoId @param {{atEdge: boolean}} options atEdge: a film that is growing starts where it is now */
-  open(videoId, { atEdge }) {
+  /**
+   * @param {string} videoId
+   * @param {{atEdge: boolean, frame?: number}} options atEdge: a film that is growing starts where it is now; frame: start there instead
+   */
+  open(videoId, { atEdge, frame }) {
     this.close();
+    this.#wanted = frame ?? null;
     this.#startAtEdge = atEdge;
     this.following = true;
     this.#attach();
@@ -107,7 +117,7 @@ export class Player {
     this.#hold = openHold();
     this.#lastRebuild = -Infinity;
     Object.assign(this, { video: null, progress: null, framesPerSecond: null, connection: "connecting", closedReason: null });
-    Object.assign(this, { starved: false, stalls: { gated: 0, dry: 0 } });
+    Object.assign(this, { starved: false, stalls: { gated: 0, dry: 0 }, speed: 1, loop: null });
     this.#wanted = null;
     this.#playWhenMore = false;
   }
@@ -207,9 +217,27 @@ export class Player {
     this.seek(startFrame(this.video, here + (backToStart ? chunks + 1 : chunks)));
   }
 
+  /** @param {number} speed  slower than 1 one stops following the live edge */
+  setSpeed(speed) {
+    this.speed = speed;
+    if (speed < 1) this.following = false;
+    this.onChange("playback");
+  }
+
+  /** @param {Loop|null} loop */
+  setLoop(loop) {
+    this.loop = loop;
+    if (loop) {
+      this.following = false;
+      if (this.#isPastLoop()) this.#goTo(loop.from);
+    }
+    this.onChange("playback");
+  }
+
   goLive() {
     if (!this.video) return;
     this.following = true;
+    Object.assign(this, { speed: 1, loop: null });
     this.#goTo(Math.max(0, this.frames - this.#edgeFrames()));
     this.element.play().catch(() => {});
   }
@@ -239,7 +267,9 @@ export class Player {
 
   #seeked() {
     if (this.#wanted !== null && this.video) {
-      const reached = Math.floor(this.element.currentTime * this.video.fps + 0.01) === this.#wanted;
+      const past = Math.floor(this.element.currentTime * this.video.fps + 0.01) - this.#wanted;
+      // while it plays, time has gone on before this is told; seeking again would go on for ever
+      const reached = past === 0 || (this.playing && past > 0 && past < this.video.fps);
       if (reached) this.#wanted = null;
       else this.#applySeek();
     }
@@ -254,6 +284,7 @@ export class Player {
     else if (message.type === "state") this.#setVideo(message.video);
     else if (message.type === "init") this.#codecs[message.id] = { codec: message.codec };
     else if (message.type === "reset") this.#reset(message.from_index);
+    else if (message.type === "cue") this.onChange("directions");
     else if (message.type === "progress") this.#setProgress(message);
   }
 
@@ -294,7 +325,10 @@ export class Player {
     this.#index.reset(fromIndex);
     this.#appender?.remove([{ start: this.#index.startSeconds(fromIndex), end: Infinity }]);
     this.api.forgetThumbnails(this.video.id, fromIndex);
+    this.loop = null;
+    if (this.seconds * this.video.fps >= this.frames) this.#goTo(Math.max(0, this.frames - this.video.chunk_frames));
     this.onChange("chunks");
+    this.onChange("directions");
   }
 
   /** Init ids belong to one connection; equal bytes are one init. @param {InitSegment} message */
@@ -523,7 +557,8 @@ export class Player {
     );
     if (hold.gated && !this.#hold.gated && this.playing) this.stalls.gated += 1;
     this.#hold = hold;
-    if (element.playbackRate !== rate) element.playbackRate = rate;
+    if (element.playbackRate !== rate * this.speed) element.playbackRate = rate * this.speed;
+    if (this.loop && this.playing && this.#isPastLoop()) this.#goTo(this.loop.from);
     if (jump && this.playing) this.goLive();
     if (ahead < 1) this.#fetchMissing(this.frame + Math.ceil(ahead * video.fps));
     this.#setStarved(hold.gated && this.playing);
@@ -534,6 +569,22 @@ export class Player {
     if (starved === this.starved) return;
     this.starved = starved;
     this.onChange("playback");
+  }
+
+  /** At the loop's end; of a loop over all there is a little before it, where waiting for more would begin. */
+  #isPastLoop() {
+    if (!this.loop || !this.video) return false;
+    const end = Math.min(this.loop.to ?? Infinity, this.frames - (this.#moreAhead() ? LOOP_MARGIN_FRAMES : 0));
+    const at = this.seconds * this.video.fps;
+    if (end - this.loop.from < 1) return false;
+    return at >= end - 0.3 || at < this.loop.from - 0.5;
+  }
+
+  #ended() {
+    this.#playWhenMore = this.loop === null;
+    if (!this.loop) return;
+    this.#goTo(this.loop.from);
+    this.element.play().catch(() => {});
   }
 
   #dry() {

@@ -34,6 +34,9 @@ const VERSION = 1;
  * @property {string[]} [warnings]
  * @property {"length"|"stopped"|"error"|null} [ended_by]
  * @property {string|null} [paused_reason]
+ * @property {string|null} [parent_id]
+ * @property {number|null} [fork_index]  first chunk that is its own, of a branch
+ * @property {number} [size_bytes]
  * @property {string|{message?: string}|null} [error]
  * @property {number} [cursor]
  */
@@ -55,6 +58,7 @@ const VERSION = 1;
  *   | {type: "state", seq: number, video: Video}
  *   | {type: "progress", index: number, step: number, steps: number, frames_per_second: number|null}
  *   | {type: "reset", seq: number, from_index: number}
+ *   | {type: "cue", seq: number, index: number}
  *   | {type: "ended", seq: number, ended_by: string}
  *   | {type: "error", code: string, message: string}} Control
  */

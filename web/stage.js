@@ -2,7 +2,7 @@
 /** What lies over the film: the live badge, the figures, and in words what is going on when there is nothing to see. */
 
 import { ask, byId, inside, setText } from "./dom.js";
-import { duration } from "./words.js";
+import { duration, sayFirstChunk } from "./words.js";
 
 /** @typedef {import("./player.js").Player} Player */
 /** @typedef {import("./protocol.js").Video} Video */
@@ -19,10 +19,14 @@ export class Stage {
   #lost = byId("lost");
   #waiting = byId("waiting");
   #starvedSince = 0;
+  /** @type {{step: number, at_ms: number}|null} of the first chunk */ #firstStep = null;
 
-  /** @param {Player} player @param {{goOn: () => void}} verbs */
-  constructor(player, { goOn }) {
+  /** Another way to watch shows the film at the moment. */ isElsewhere = false;
+
+  /** @param {Player} player @param {{goOn: () => void, caption: (video: Video) => string}} page */
+  constructor(player, { goOn, caption }) {
     this.player = player;
+    this.caption = caption;
     this.#badge.addEventListener("click", () => player.goLive());
     inside(this.#message, "button").addEventListener("click", goOn);
     byId("notes").addEventListener("click", () => this.#showNotes());
@@ -45,11 +49,17 @@ export class Stage {
     const hasPicture = video !== null && this.player.frames > 0;
     byId("fullscreen").hidden = !hasPicture;
     byId("caption").hidden = !hasPicture;
-    if (video) setText(byId("caption"), video.title || video.prompt);
+    this.drawCaption();
     const notes = video?.warnings ?? [];
     byId("notes").hidden = notes.length === 0;
     setText(inside(byId("notes"), "span"), (notes[0] ?? "").split(". ")[0]);
     this.drawFigures();
+  }
+
+  /** What is seen here: the prompt where cues change it, else the title. */
+  drawCaption() {
+    const { video } = this.player;
+    if (video) setText(byId("caption"), this.caption(video));
   }
 
   /** The figures that move: four times a second, in digits of one width. */
@@ -79,7 +89,7 @@ export class Stage {
     this.#badge.title = this.#badge.disabled ? "" : "Go to the newest frame (L)";
     setText(inside(this.#badge, "b"), word);
     setText(inside(this.#badge, "span"), where);
-    inside(this.#badge, "small").hidden = is !== "live" && is !== "growing";
+    inside(this.#badge, "small").hidden = this.isElsewhere || (is !== "live" && is !== "growing");
   }
 
   /** @param {Video} video @returns {{is: "live"|"growing"|"offline"|"ended", word: string, where: string}} */
@@ -87,6 +97,7 @@ export class Stage {
     const { behind, growing, connection } = this.player;
     if (!growing) return { is: "ended", word: endedWord(video), where: endedWhere(video) };
     if (connection !== "open") return { is: "offline", word: "Offline", where: `${behind.toFixed(1)} s left` };
+    if (this.isElsewhere) return { is: "live", word: "Live", where: "as it is made" };
     const live = behind < LIVE_S;
     return { is: live ? "live" : "growing", word: live ? "Live" : "Growing", where: `${behind.toFixed(1)} s behind` };
   }
@@ -134,9 +145,13 @@ export class Stage {
     const { progress, frames, video } = this.player;
     const meter = inside(this.#message, ".meter");
     meter.hidden = frames > 0 || video?.state !== "running";
-    if (meter.hidden || !progress) return;
+    if (meter.hidden || !progress) {
+      this.#firstStep = null;
+      return;
+    }
+    this.#firstStep ??= { step: progress.step, at_ms: performance.now() };
     inside(meter, "i").style.transform = `scaleX(${Math.min(1, progress.step / progress.steps)})`;
-    setText(inside(this.#message, ".why"), `step ${progress.step} of ${progress.steps}`);
+    setText(inside(this.#message, ".why"), sayFirstChunk(progress, this.#firstStep, performance.now()));
   }
 
   /** A few big pixels of the film, stretched smoothly behind it: cheap, and the stage is never an empty black box. */

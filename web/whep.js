@@ -44,15 +44,17 @@ export async function connect(video, url, fetchWithAuth, { onEnded = () => {}, w
   /** @type {string|null} */
   let location = null;
   let isOpen = true;
-  const leave = () => {
-    if (location) fetchWithAuth(location, { method: "DELETE", keepalive: true }).catch(() => {});
+  // the DELETE goes first: the goodbye that a closed connection sends is faster, and then the Location is gone
+  const leave = async () => {
+    const left = location;
     location = null;
+    if (left) await fetchWithAuth(left, { method: "DELETE", keepalive: true }).catch(() => {});
+    peer.close();
   };
   const close = () => {
     if (!isOpen) return;
     isOpen = false;
     removeEventListener("pagehide", close);
-    peer.close();
     video.srcObject = null;
     leave();
   };
@@ -75,6 +77,7 @@ export async function connect(video, url, fetchWithAuth, { onEnded = () => {}, w
   const ended = () => {
     const reason = whyEnded(peer);
     if (!isOpen || !reason) return;
+    if (peer.connectionState !== "failed") location = null; // the server has ended it: there is nothing to delete
     close();
     onEnded(reason);
   };

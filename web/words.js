@@ -61,3 +61,24 @@ export function readHash(hash) {
 export function readGrant(hash) {
   return /(?:^#|[&?])grant=([\w.-]+)/.exec(hash)?.[1] ?? null;
 }
+
+/** How the first chunk comes along: when its picture will be there, once two steps have shown the pace. @param {{step: number, steps: number}} progress @param {{step: number, at_ms: number}} first @param {number} now_ms */
+export function sayFirstChunk({ step, steps }, first, now_ms) {
+  const said = `step ${step} of ${steps}`;
+  const done = step - first.step;
+  if (done < 2 || step >= steps) return said;
+  const left_s = ((now_ms - first.at_ms) / done / 1000) * (steps - step);
+  return `${said}, first picture in about ${roughly(left_s)}`;
+}
+
+/** @param {number} seconds */
+function roughly(seconds) {
+  return seconds < 90 ? `${Math.max(1, Math.round(seconds))} s` : `${Math.round(seconds / 60)} min`;
+}
+
+/** 940 bytes, 12 kB, 1.4 MB. @param {number} count */
+export function bytes(count) {
+  const [unit, scale] = count < 1000 ? ["bytes", 1] : count < 999_500 ? ["kB", 1e3] : count < 999_500_000 ? ["MB", 1e6] : ["GB", 1e9];
+  const value = count / scale;
+  return `${scale > 1e3 && value < 10 ? value.toFixed(1) : Math.round(value)}\u00a0${unit}`;
+}

@@ -34,6 +34,7 @@ from st2v_stream.server.auth import Access
 from st2v_stream.server.directing import Directing
 from st2v_stream.server.metrics import Metrics
 from st2v_stream.server.openapi import Operation, openapi_document
+from st2v_stream.server.provenance import Provenance
 from st2v_stream.server.requests import (
     MAX_CREATE_BYTES,
     ContentQuery,
@@ -171,6 +172,7 @@ class Api:
             Operation("POST", video + "/stop", self.stop_video, "End it within one denoising step", VideoJson, body=NoBody),
             Operation("POST", video + "/continue", self.continue_video, "Go on", VideoJson, body=ContinueBody),
             *Directing(self.config, self.director).operations(),
+            *Provenance(self.director).operations(),
             *Sharing(self.director, self.grants, self.playlists).operations(),
             *self.whep.operations(),
             Operation(

@@ -184,6 +184,10 @@ class Store:
         except (StoreDamaged, NotFound) as error:
             raise NotFound(f"what {video_id} starts from is lost: {error}") from error
 
+    async def reference_sha256(self, video_id: str) -> str | None:
+        """Names what it starts from besides the prompt, None for nothing. Raises `NotFound`."""
+        return await self._database.run(videos.read_reference, video_id)
+
     async def page(self, after: str | None, limit: int, order: Order, search: str = "") -> tuple[list[VideoView], bool]:
         """One page and whether there are more. search: words, each of which title, prompts or id must contain."""
         return await self._database.run(videos.list_videos, after, limit, order, search)

@@ -40,7 +40,7 @@ EXAMPLE_PROMPTS = (
     "a blue fish hovers over the sea",
     "a yellow ball bounces over the snow field",
 )
-FIRST_PICTURE = {"first_chunk_num_inference_steps": 8, "first_chunk_guidance_scale": 2.0}  # one frame costs little
+FIRST_PICTURE = {"first_chunk_num_inference_steps": 8, "first_chunk_guidance_scale": 3.0}  # one frame costs little
 GUIDED_PRESETS = {
     "live": {
         "num_inference_steps": 2,

@@ -49,8 +49,10 @@ from st2v_stream.videos.branches import (
 )
 from st2v_stream.videos.cues import cue_of, cue_warnings, seed_warnings, timeline_of
 from st2v_stream.videos.ids import new_video_id
+from st2v_stream.videos.provenance import manifest_of
 from st2v_stream.videos.requests import checked_title, continued_frames, new_view, patience_s, whole_frames
 from st2v_stream.videos.shelf import ModelShelf
+from st2v_stream.videos.verification import check_chunks, check_range
 from st2v_stream.videos.video import ACTIVE, Encode, Studio, Video, before
 
 logger = logging.getLogger(__name__)
@@ -96,6 +98,7 @@ class Live:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._bells: WeakValueDictionary[str, Bell] = WeakValueDictionary()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._verifying = asyncio.Lock()
         self._is_leaving = False
 
     @staticmethod
@@ -267,6 +270,23 @@ class Live:
             raise NotFound("no such chunk", expected=f"0 to {view.chunks - 1}", received=index, param="index")
         init, data = await self.read_blob(segment.init), await self.read_blob(segment.hash)
         return await asyncio.get_running_loop().run_in_executor(self._thumbnailer, _first_frame_jpeg, init, data)
+
+    async def manifest(self, video_id: str) -> Mapping[str, Any]:
+        """How every chunk of it was made. Raises `NotFound`."""
+        store, view = self._store, await self._store.view(video_id)
+        rows, timeline = await store.chunks(video_id), await store.timeline(video_id)
+        version, reference = await store.model_version(video_id), await store.reference_sha256(video_id)
+        return await asyncio.to_thread(manifest_of, view, rows, timeline, model_version=version, reference_sha256=reference)
+
+    async def verify(self, video_id: str, first: int = 0, last: int | None = None) -> AsyncGenerator[Mapping[str, Any], None]:
+        """Make chunks again and compare, one verification after the other. Raises `NotFound`, `InvalidRequest`."""
+        view = await self._store.view(video_id)
+        chunks = check_range(first, last, view.chunks)
+        async with self._verifying:
+            generator = await self._shelf.generator(view.model)
+            async with aclosing(check_chunks(self._store, generator, video_id, chunks, self._studio.worker)) as checked:
+                async for each in checked:
+                    yield each.to_json()
 
     def models(self) -> Sequence[ModelCard]:
         """The cards of all models."""

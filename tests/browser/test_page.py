@@ -172,6 +172,7 @@ def test_a_server_that_is_cut_off_for_three_seconds_leaves_no_gap(open_page: Ope
     watched.page.wait_for_timeout(3000)
     served.start()
     watched.until("document.getElementById('lost').hidden")
+    watched.until_text("#note", "resumed at 0:")
     wait_for_frame(watched, before + 24)
     require_right_frames(watched)
     watched.page.keyboard.press("s")
@@ -215,11 +216,13 @@ def test_films_are_listed_opened_and_deleted(open_page: OpenPage, served: Served
     item.locator("a").click()
     watched.until("document.getElementById('video').currentTime > 0.2")
     item.hover()
-    item.locator("button").click()
-    watched.page.click("#confirm [value=keep]")
+    item.locator(".delete").click()
+    watched.until("document.body.dataset.view === 'empty'")
+    assert item.count() == 0
+    watched.page.click("#note .link")  # Undo
+    watched.until("document.getElementById('video').currentTime > 0.2")
     assert item.count() == 1
-    item.locator("button").click()
-    watched.page.click("#confirm [value=delete]")
+    item.locator(".delete").click()
     watched.until("document.body.dataset.view === 'empty'")
     assert item.count() == 0
 

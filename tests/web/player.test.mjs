@@ -77,3 +77,80 @@ test("a film that ends while its last chunk is on the way is ended from the tick
   t.mock.timers.tick(30);
   assert.equal(sources[0].readyState, "ended");
 });
+
+test("a loop turns round at its end, before playback would have to wait for more", (t) => {
+  const { element, player, socket, sources } = playing(t);
+  sources[0].open();
+  giveChunks(socket, 3);
+  for (let turn = 0; turn < 4; turn += 1) sources[0].buffer.finish();
+  Object.assign(element, { ranges: [[0, 4]], paused: false, currentTime: 3.4 });
+  player.setLoop({ from: 8, to: null });
+  t.mock.timers.tick(30);
+  assert.equal(element.currentTime, 3.4, "half a second is left");
+  element.currentTime = 3.6;
+  t.mock.timers.tick(30);
+  assert.equal(element.currentTime, 8.5 / 8);
+  assert.equal(player.following, false);
+  element.dispatchEvent(new Event("seeked"));
+  player.setLoop({ from: 8, to: 12 });
+  element.currentTime = 1.5;
+  t.mock.timers.tick(30);
+  assert.equal(element.currentTime, 8.5 / 8);
+  element.dispatchEvent(new Event("seeked"));
+  player.goLive();
+  assert.equal(player.loop, null);
+});
+
+test("slow motion slows what the edge decides, and nobody who looks closely is hurried to the edge", (t) => {
+  const { element, player, socket, sources } = playing(t);
+  sources[0].open();
+  giveChunks(socket, 3);
+  for (let turn = 0; turn < 4; turn += 1) sources[0].buffer.finish();
+  Object.assign(element, { ranges: [[0, 4]], paused: false });
+  player.setSpeed(0.25);
+  t.mock.timers.tick(30);
+  assert.deepEqual([element.playbackRate, player.following], [0.25, false]);
+  element.currentTime = 3.9;
+  t.mock.timers.tick(30);
+  assert.equal(element.playbackRate, 0, "the gate holds all the same");
+});
+
+test("a redo takes the viewer back to what is kept", (t) => {
+  const { element, player, socket, sources } = playing(t, { segments: async () => [] });
+  sources[0].open();
+  giveChunks(socket, 4);
+  for (let turn = 0; turn < 5; turn += 1) sources[0].buffer.finish();
+  element.currentTime = 4.5;
+  socket.say({ type: "reset", seq: 9, from_index: 2 });
+  assert.equal(player.frame, 16, "the last chunk that is kept");
+});
+
+test("a film is opened at the frame asked for, as soon as it is there", (t) => {
+  const { element, player, sources, sockets } = playing(t);
+  player.open("film", { atEdge: false, frame: 20 });
+  sockets[1].say({ type: "welcome", cursor: 0, video: FILM });
+  sockets[1].say({ type: "init", id: 1, codec: "avc1.640015" });
+  sockets[1].give(1, { init: 1, bytes: [99] });
+  sources[1].open();
+  giveChunks(sockets[1], 2);
+  sources[1].buffer.finish();
+  sources[1].buffer.finish();
+  assert.equal(element.currentTime, 20.5 / 8);
+});
+
+test("a seek while it plays is not repeated because time has gone on meanwhile", (t) => {
+  const { element, player, socket, sources } = playing(t, { segments: async () => [] });
+  sources[0].open();
+  giveChunks(socket, 3);
+  for (let turn = 0; turn < 4; turn += 1) sources[0].buffer.finish();
+  element.paused = false;
+  player.seek(10);
+  element.currentTime = 11.2 / 8;
+  element.dispatchEvent(new Event("seeked"));
+  assert.equal(element.currentTime, 11.2 / 8);
+  element.paused = true;
+  player.seek(10);
+  element.currentTime = 9.9 / 8; // cut short by the browser
+  element.dispatchEvent(new Event("seeked"));
+  assert.equal(element.currentTime, 10.5 / 8);
+});

@@ -91,6 +91,8 @@ test("an offer is posted, the answer shown, and a DELETE to its Location ends it
   assert.deepEqual([element.srcObject.tracks, element.plays, peers[0].receiver.jitterBufferTarget], [["the track"], 1, 0]);
   connection.close();
   connection.close();
+  assert.equal(peers[0].isClosed, false, "the DELETE goes first");
+  await tick();
   assert.deepEqual(asked, [
     ["OPTIONS", URL_, null, false],
     ["POST", URL_, "the offer", false],
@@ -124,7 +126,9 @@ test("the owner of the page hears that the film has ended or the connection is l
     happens(peers[0]);
     happens(peers[0]);
     assert.deepEqual(reasons, [reason]);
-    assert.equal(asked.at(-1)[0], "DELETE");
+    await tick();
+    assert.equal(peers[0].isClosed, true);
+    assert.equal(asked.at(-1)[0], reason === over ? "POST" : "DELETE", "what the server has ended is not there to be deleted");
   }
   const { peers } = installWebRtc(t);
   const connection = await connect(video(), URL_, server().fetchWithAuth, { onEnded: () => assert.fail() });
@@ -168,6 +172,7 @@ test("a connection that does not come about is given up and deleted", async (t) 
   assert.equal(asked.at(-1)[0], "POST");
   t.mock.timers.tick(3000);
   await assert.rejects(connecting, { status: 0 });
+  await tick();
   assert.equal(asked.at(-1)[0], "DELETE");
   assert.equal(peers[0].isClosed, true);
 });

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { duration, framesFor, moment, quoted, readHash, unknownWords } from "../../web/words.js";
+import { bytes, duration, framesFor, moment, quoted, readHash, sayFirstChunk, unknownWords } from "../../web/words.js";
 
 test("durations and moments", () => {
   assert.deepEqual([0, 9.99, 62, 3605].map(duration), ["0:00", "0:09", "1:02", "1:00:05"]);
@@ -28,4 +28,14 @@ test("the fragment carries a token, a film, or both", () => {
   assert.deepEqual(readHash("#token=abc&/video/video_1"), { token: "abc", video: "video_1" });
   assert.deepEqual(readHash("#/video/video_1?token=abc"), { token: "abc", video: "video_1" });
   assert.deepEqual(readHash(""), { token: null, video: null });
+});
+
+test("bytes, with a space that does not break", () => {
+  assert.deepEqual([0, 940, 12_345, 999_600, 1_440_000, 34e6, 2.5e9].map(bytes), ["0", "940", "12", "1.0", "1.4", "34", "2.5"].map((n, i) => `${n}\u00a0${["bytes", "bytes", "kB", "MB", "MB", "MB", "GB"][i]}`));
+});
+
+test("when the first picture will be there, once the pace is known", () => {
+  const at = (step, now_ms) => sayFirstChunk({ step, steps: 50 }, { step: 2, at_ms: 1000 }, now_ms);
+  assert.deepEqual([at(3, 1200), at(12, 3000), at(50, 11_000)], ["step 3 of 50", "step 12 of 50, first picture in about 8 s", "step 50 of 50"]);
+  assert.equal(at(4, 21_000), "step 4 of 50, first picture in about 8 min");
 });
