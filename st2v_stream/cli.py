@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from st2v_stream import __version__, watch
 from st2v_stream import generate_arguments as arguments
+from st2v_stream import provenance_commands as provenance
 from st2v_stream.checkpoints import command as weights
 from st2v_stream.config import Config, read_config
 from st2v_stream.direction import PRESETS, Timeline
@@ -56,6 +57,10 @@ def build_parser() -> argparse.ArgumentParser:
     watch.add_watch(commands.add_parser("watch", help="follow a film of a server in the terminal or a window"))
     watch.add_link(commands.add_parser("link", help="a link that shows a film to others, or takes that back"))
     _add_fsck(commands.add_parser("fsck", help="check that every film is whole; make the database anew"))
+    provenance.add_verify(commands.add_parser("verify", help="make chunks of a film again: do they come out the same?"))
+    provenance.add_replay(commands.add_parser("replay", help="make the film that a screenplay writes down, or one like it"))
+    provenance.add_export(commands.add_parser("export", help="a film as one file, to carry it to another machine"))
+    provenance.add_import(commands.add_parser("import", help="take in a film that was exported"))
     weights.add_models(commands.add_parser("models", help="what makes films here, which published weights are known"))
     weights.add_pull(commands.add_parser("pull", help="fetch published weights"))
     weights.add_convert(commands.add_parser("convert", help="published torch files to a model folder"))

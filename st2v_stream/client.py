@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import http.client
 import json
 import os
 import random
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 from urllib.parse import quote, urlencode
+from uuid import uuid4
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -272,18 +274,22 @@ class Client:
 
     async def verify(self, video_id: str, first: int = 0, last: int | None = None) -> AsyncGenerator[CheckedChunkJson, None]:
         """Have the server make chunks `first` to `last` (None = to the end) again; each as soon as it is compared."""
-        body = _given(first=first, last=last)
+        end = last if last is not None else (await self.get(video_id))["chunks"] - 1
+        body, newest = {"first": first, **_given(last=end if end >= 0 else None)}, None
         answer = await asyncio.to_thread(self._open, "POST", f"{_path(video_id)}/verify", body)
         try:
-            while line := await asyncio.to_thread(answer.readline, _LINE_BYTES):
+            while line := await asyncio.to_thread(_next_line, answer):
                 if not line.strip():  # it is still at work
                     continue
                 said = json.loads(line)
                 if "error" in said:
                     raise _error_of(said["error"], 500)
+                newest = said["index"]
                 yield said
         finally:
             answer.close()
+        if newest != end:
+            raise NotReady("the verification was cut off", expected=f"chunks up to {end}", received=f"up to {newest}")
 
     async def download(self, video_id: str, path: Path | str, rendition: str = "auto") -> Path:
         """What exists of the film, as one MP4 at `path`: whole, or not there at all. Raises OSError for the file."""
@@ -312,8 +318,9 @@ class Client:
         while True:
             before = watching.cursor
             try:
-                async for chunk in watching.once():
-                    yield chunk
+                async with aclosing(watching.once()) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
                 if watching.has_ended:
                     return
             except (WebSocketException, OSError, TimeoutError) as error:
@@ -353,9 +360,9 @@ class Client:
 
     def _save(self, query: str, path: Path) -> Path:
         with self._open("GET", query, None) as answer:
-            handle, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+            part = path.with_name(f".{uuid4().hex}.part")
             try:
-                with os.fdopen(handle, "wb") as file:
+                with part.open("xb") as file:
                     while piece := answer.read(_PIECE_BYTES):
                         file.write(piece)
                     length = answer.headers["Content-Length"]
@@ -363,7 +370,7 @@ class Client:
                         raise NotReady("the download was cut off", expected=f"{length} bytes", received=file.tell())
                 os.replace(part, path)
             except BaseException:
-                os.unlink(part)
+                part.unlink(missing_ok=True)
                 raise
         return path
 
@@ -426,6 +433,15 @@ class _Watching:
         self.cursor = max(self.cursor, message.get("seq", 0))
         if self._on_event is not None:
             self._on_event(message)
+
+
+def _next_line(answer: Any) -> bytes:
+    """Nothing at the end, be it the end of the answer or of the connection (blocking)."""
+    try:
+        line: bytes = answer.readline(_LINE_BYTES)
+    except (OSError, http.client.HTTPException):
+        return b""
+    return line
 
 
 async def _acknowledge(socket: ClientConnection, seq: int) -> None:

@@ -66,7 +66,11 @@ class Cutter:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         limit = self._limits.pop(0) if self._limits else None
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.server_port)
+        try:
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.server_port)
+        except OSError:  # the server is away
+            writer.transport.abort()
+            return
         up = asyncio.create_task(self._pass(reader, server_writer, None))
         with suppress(ConnectionError):
             await self._pass(server_reader, writer, limit)
@@ -113,6 +117,42 @@ async def test_a_connection_that_is_cut_again_and_again_loses_and_doubles_nothin
     assert cutter.cuts >= 3
     assert [chunk.index for chunk in through] == list(range(14))
     assert [chunk.data for chunk in through] == [chunk.data for chunk in direct]
+
+
+@in_loop
+async def test_a_server_that_is_started_again_goes_on_where_it_was(tmp_path: Path) -> None:
+    cutter = Cutter([])
+    seen, begun = list[WatchedChunk](), asyncio.Event()
+    async with cutter.open() as way:
+
+        async def watch() -> None:
+            async for chunk in Client(f"http://{way}", TOKEN).watch(film["id"]):
+                seen.append(chunk)
+                if len(seen) == 3:
+                    begun.set()
+
+        async with served(tmp_path, allowed_hosts=(way,)) as url:
+            cutter.server_port = int(url.rpartition(":")[2])
+            film = await Client(url, TOKEN).create("a numbered film", num_frames=160)
+            watching = asyncio.create_task(watch())
+            await begun.wait()
+        assert not watching.done()
+        async with served(tmp_path, allowed_hosts=(way,)) as url:
+            cutter.server_port = int(url.rpartition(":")[2])
+            await watching
+    assert [number for chunk in seen for number in numbers(chunk)] == list(range(160))
+
+
+@in_loop
+async def test_a_verification_that_is_cut_off_is_none(tmp_path: Path) -> None:
+    cutter = Cutter([10**6, 900])  # the film's length is asked first
+    async with cutter.open() as way, served(tmp_path, allowed_hosts=(way,)) as url:
+        cutter.server_port = int(url.rpartition(":")[2])
+        film = await Client(url, TOKEN).create("a numbered film", num_frames=80)
+        await watched(Client(url, TOKEN), film["id"])
+        assert len([each async for each in Client(url, TOKEN).verify(film["id"])]) == 9
+        with pytest.raises(NotReady, match="cut off"):
+            [each async for each in Client(f"http://{way}", TOKEN).verify(film["id"])]
 
 
 @in_loop

@@ -38,7 +38,10 @@ const rename = new RenameSheet(api, () => library.refresh());
 const library = new Library(byId("films"), api, {
   rename: (video) => rename.open(video),
   delete: (video) => act(() => deleteFilm(video)),
-  changed: () => filmstrip.draw(),
+  changed: () => {
+    filmstrip.draw();
+    drawMaking();
+  },
 });
 const composer = new Composer((request) => act(() => makeFilm(request)));
 const sharing = new SharingSheet(api, (words) => notices.note(words));

@@ -36,6 +36,7 @@ export class Library {
 
   /** @param {HTMLElement} root @param {Api} api @param {Verbs} verbs */
   constructor(root, api, verbs) {
+    this.root = root;
     this.api = api;
     this.verbs = verbs;
     this.list = inside(root, "ul");
@@ -88,6 +89,7 @@ export class Library {
   #sayEmpty() {
     this.empty.hidden = this.#items.size > 0 || this.#search !== "";
     this.unfound.hidden = this.#items.size > 0 || this.#search === "";
+    inside(this.root, ".search").hidden = !this.empty.hidden;
   }
 
   /** @param {string} words */
@@ -195,7 +197,7 @@ export class Library {
 
   /** @param {HTMLElement} item @param {string} videoId */
   #stopLeafing(item, videoId) {
-    if (item.dataset.leafing !== "yes" || item.matches(":hover, :focus-within")) return;
+    if (item.dataset.leafing !== "yes" || item.matches(":hover, :has(:focus-visible)")) return;
     clearInterval(this.#leafing);
     delete item.dataset.leafing;
     this.api.thumbnail(videoId, 0).then((url) => inside(item, "img").setAttribute("src", url), () => {});

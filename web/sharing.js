@@ -22,10 +22,8 @@ export class SharingSheet {
   constructor(api, note) {
     this.api = api;
     this.note = note;
-    inside(this.#sheet, "form").addEventListener("submit", (event) => {
-      event.preventDefault();
-      this.#try(() => this.#make());
-    });
+    inside(this.#sheet, "form").addEventListener("submit", (event) => event.preventDefault());  // enter in an address makes no other link
+    byId("make-link").addEventListener("click", () => this.#try(() => this.#make()));
     byId("revoke-all").addEventListener("click", () => this.#try(() => this.#revoke(null)));
     byId("sharing-close").addEventListener("click", () => this.#sheet.close());
   }

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import json
 import logging
 import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -83,7 +85,8 @@ class MovieCache:
                 return False
             self._folder.mkdir(parents=True, exist_ok=True)
             payloads: Iterator[bytes] = (read(segment.hash) for segment in film.segments)
-            metadata = {"title": film.view.title, "comment": film.view.prompt}
+            manifest = asyncio.run_coroutine_threadsafe(self._director.manifest(film.view.id), loop).result()
+            metadata = {"title": film.view.title, "comment": film_record(film, manifest)}
             progressive_mp4(read(film.segments[0].init), payloads, path, metadata)
             return True
 
@@ -120,6 +123,28 @@ class MovieCache:
             path.unlink(missing_ok=True)
         except OSError as error:
             logger.warning("%s stays on the disk: %s", path, error)
+
+
+def film_record(film: Film, manifest: Mapping[str, Any]) -> str:
+    """What the file says about itself, as JSON: its prompt, and which manifest vouches for it (docs/provenance.md).
+
+    manifest_head: hash of the manifest's entry of the file's last chunk, null where that was made anew meanwhile.
+    """
+    view, chunks = film.view, len(film.segments)
+    entries = [entry for entry in manifest["chunks"][chunks - 1 : chunks] if entry["frames"] == film.segments[-1].frames]
+    shown = {entry["segment_sha256"] for entry in entries}
+    is_current = film.segments[-1].rendition != "preview" or film.segments[-1].hash in shown
+    record = {
+        "prompt": view.prompt,
+        "video": view.id,
+        "model": view.model,
+        "preset": view.preset,
+        "seed": view.seed,
+        "chunks": chunks,
+        "rendition": film.segments[-1].rendition,
+        "manifest_head": entries[0]["hash"] if entries and is_current else None,
+    }
+    return json.dumps(record, ensure_ascii=False)
 
 
 def film_etag(film: Film) -> str:

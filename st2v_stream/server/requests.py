@@ -250,7 +250,11 @@ async def read_body(request: Request, cls: type[T], max_bytes: int = MAX_BODY_BY
 
 async def read_screenplay(request: Request) -> CreateBody:
     """A screenplay as the request for a new video that it stands for. Raises `InvalidRequest`."""
-    fields = _json_object(await _read_bytes(request, MAX_SCREENPLAY_BYTES))
+    return screenplay_body(_json_object(await _read_bytes(request, MAX_SCREENPLAY_BYTES)))
+
+
+def screenplay_body(fields: dict[str, Any]) -> CreateBody:
+    """The same from its JSON. Raises `InvalidRequest`."""
     check_depth(fields)
     body = parse_object(ScreenplayBody, fields)
     return CreateBody(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from st2v_stream.errors import InvalidRequest
 from st2v_stream.store.blobs import BlobFiles, sync_folder
 from st2v_stream.store.copies import Copies
 from st2v_stream.store.database import connect, transaction
@@ -234,6 +235,25 @@ def _write_counts(connection: sqlite3.Connection, film: _Film) -> None:
         (film.video_id, film.seq, now_s() if film.deleted else None),
     )
     refresh_size(connection, film.video_id)
+
+
+def insert_film(connection: sqlite3.Connection, video_id: str, lines: Iterable[dict[str, Any]], files: BlobFiles) -> None:
+    """One film from the lines of its copy, under this id; its blobs are there. Inside a transaction.
+
+    A parent that is not here is forgotten. Raises `InvalidRequest` where lines or segments are missing; what lines that nobody
+    here has written make of it (KeyError, TypeError, ValueError, sqlite3.Error) is the caller's to name.
+    """
+    film = _Film(video_id)
+    for line in lines:
+        view = line.get("view")
+        film.take(line if view is None else {**line, "view": {**view, "id": video_id}})
+    is_whole = _Wholeness(files)
+    film.cut(is_whole)
+    if film.view is None or film.lost:
+        received = ", ".join(film.lost) or "nothing that says what it is"
+        raise InvalidRequest("the film is incomplete", expected="every chunk of it", received=received)
+    there = {row["id"] for row in connection.execute("SELECT id FROM video")}
+    _write_film(connection, film, there, is_whole)
 
 
 def _put_aside(database: Path) -> Path | None:

@@ -21,10 +21,11 @@ from st2v_stream.direction import Cue, Timeline
 from st2v_stream.errors import Conflict, NotFound, StoreDamaged, StoreError, StoreFull
 from st2v_stream.store import branches, segments, sweep, videos
 from st2v_stream.store.blobs import Blob, BlobFiles
-from st2v_stream.store.copies import Copies
-from st2v_stream.store.database import Database
+from st2v_stream.store.copies import Copies, lines_after
+from st2v_stream.store.database import Database, transaction
 from st2v_stream.store.directory import DataDirectory
 from st2v_stream.store.memories import memory_from_blobs, parts_of
+from st2v_stream.store.rebuild import insert_film
 from st2v_stream.store.references import reference_from_blob, reference_to_blob
 from st2v_stream.store.segments import ChunkRecord, ChunkRow
 from st2v_stream.store.videos import Order
@@ -281,6 +282,33 @@ class Store:
         """sha256 of the frames of every chunk, before they were encoded."""
         return await self._database.run(segments.read_frame_hashes, video_id)
 
+    # ------------------------------------------------------------ films that travel
+
+    async def film_lines(self, video_id: str) -> list[dict[str, Any]]:
+        """All that is known of a film, as the lines of its copy; blobs by their hash. Raises `NotFound`."""
+        await self.view(video_id)
+        return await self._database.run(_film_lines, video_id)
+
+    async def is_known(self, video_id: str) -> bool:
+        """Whether a film of that id is here, a deleted one included."""
+        return await self._database.run(_is_known, video_id)
+
+    async def take_in(
+        self,
+        video_id: str,
+        lines: Sequence[dict[str, Any]],
+        blobs: Iterable[Blob],
+        check: Callable[[VideoView, Sequence[ChunkRow], str | None, str | None], None],
+    ) -> VideoView:
+        """A film from elsewhere: what `film_lines` gave there, and every blob that they name. All of it or nothing.
+
+        check(view, chunks, model_version, reference_sha256): called before the commit; what it raises undoes everything.
+        Raises `InvalidRequest` for what is no film, `StoreError`.
+        """
+        view = await self._write(self._take_in, video_id, lines, blobs, check)
+        await self._copy_the_rest(video_id)
+        return view
+
     # ------------------------------------------------------------ what followers read
 
     async def read_log(self, video_id: str, seq: int) -> list[LogEntry]:
@@ -407,6 +435,33 @@ class Store:
         self._damaged.difference_update(lost)
         self.size_bytes += sum(len(blob.data) for blob in fresh.values())
 
+    def _take_in(
+        self,
+        connection: sqlite3.Connection,
+        video_id: str,
+        lines: Sequence[dict[str, Any]],
+        blobs: Iterable[Blob],
+        check: Callable[[VideoView, Sequence[ChunkRow], str | None, str | None], None],
+    ) -> VideoView:
+        written = list[str]()
+        try:
+            for blob in blobs:  # one at a time: a film may be larger than the memory
+                if not self._blobs.is_there(blob.sha256) or not self._blobs.is_whole(blob.sha256):
+                    self._blobs.write(blob)
+                    written.append(blob.sha256)
+            with transaction(connection):
+                insert_film(connection, video_id, lines, self._blobs)
+                version = videos.read_config(connection, video_id).get("model_version")
+                view, rows = videos.read_video(connection, video_id), segments.read_chunks(connection, video_id)
+                check(view, rows, version, videos.read_reference(connection, video_id))
+        except BaseException:
+            known = sweep.read_all_hashes(connection)
+            self._remove(sha256 for sha256 in written if sha256 not in known)
+            raise
+        self.size_bytes = segments.read_total_bytes(connection)
+        self._copies.follow(connection, video_id)
+        return view
+
     def _cue(self, connection: sqlite3.Connection, video_id: str, cues: Sequence[Cue]) -> list[LogEntry]:
         entries = videos.insert_cues(connection, video_id, cues)
         self._copies.follow(connection, video_id)
@@ -485,6 +540,17 @@ class Store:
 def _without_row(connection: sqlite3.Connection, blobs: Iterable[Blob]) -> list[Blob]:
     sql = "SELECT 1 FROM blob WHERE sha256 = ?"
     return [blob for blob in blobs if connection.execute(sql, (blob.sha256,)).fetchone() is None]
+
+
+def _is_known(connection: sqlite3.Connection, video_id: str) -> bool:
+    return connection.execute("SELECT 1 FROM video WHERE id = ?", (video_id,)).fetchone() is not None
+
+
+def _film_lines(connection: sqlite3.Connection, video_id: str) -> list[dict[str, Any]]:
+    lines = list[dict[str, Any]]()
+    while page := list(lines_after(connection, video_id, lines[-1]["seq"] if lines else 0)):
+        lines += page
+    return lines
 
 
 def _snapshot(connection: sqlite3.Connection, video_id: str) -> Snapshot:

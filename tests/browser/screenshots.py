@@ -62,6 +62,48 @@ def _make(watched: Watched, prompt: str, chunks: int, length: str = "20") -> Non
     watched.until(f"Number(document.getElementById('strip').ariaValueMax) > {8 * chunks}", timeout_s=600)
 
 
+def _continue(watched: Watched, chunks: int) -> None:
+    watched.page.click("#stop")
+    watched.until(f"Number(document.getElementById('strip').ariaValueMax) > {8 * chunks}", timeout_s=600)
+
+
+def _direct(watched: Watched) -> None:
+    """The verbs on a film that grows: a cue, then a branch of what it was."""
+    page = watched.page
+    page.keyboard.press("p")
+    page.fill("#verb-prompt", "a red boat drifts left in the night sky")
+    page.wait_for_timeout(600)
+    save(page, "new-prompt")
+    page.click("#verb-do")
+    watched.until("document.querySelector('.cell[data-cue]') !== null", timeout_s=60)
+    watched.until("Number(document.getElementById('strip').ariaValueMax) > 112", timeout_s=600)
+    _stop(watched)
+    page.keyboard.press("Home")
+    for _ in range(5):
+        page.keyboard.press("Shift+ArrowRight")
+        page.wait_for_timeout(300)
+    page.keyboard.press("b")
+    page.fill("#verb-prompt", "a red boat hovers over the sea")
+    page.wait_for_timeout(1500)
+    save(page, "branch")
+    page.select_option("#verb-length", "20")
+    parent = page.url
+    page.click("#verb-do")
+    watched.until(f"location.href !== '{parent}'")
+    watched.until("Number(document.getElementById('strip').ariaValueMax) > 72", timeout_s=600)
+    page.wait_for_timeout(1500)
+    save(page, "branched")
+    _stop(watched)
+    page.goto(parent)
+    watched.until("document.querySelector('.cell[data-branches]') !== null", timeout_s=60)
+    page.keyboard.press("Space")
+    page.click("#share")
+    page.click("#sharing .primary")
+    page.wait_for_timeout(800)
+    save(page, "share")
+    page.click("#sharing-close")
+
+
 def _stop(watched: Watched) -> None:
     watched.page.click("#stop")
     watched.until_text("#stop", "Continue", timeout_s=60)
@@ -87,11 +129,17 @@ def _take(playwright: Any, served: Served) -> None:
     _stop(desk)
     desk.page.wait_for_timeout(600)
     save(desk.page, "stopped")
+    _continue(desk, 10)
+    _direct(desk)
     phone = _open(playwright, served, viewport=PHONE, color_scheme="dark", device_scale_factor=1.5, has_touch=True)
     save(phone.page, "phone-empty")
     _make(phone, "an orange cat bounces over the snow field", 5, "60")
     save(phone.page, "phone")
     _stop(phone)
+    phone.page.click("#branch")
+    phone.page.wait_for_timeout(1500)
+    save(phone.page, "phone-branch")
+    phone.page.click("#verb-cancel")
     phone.page.context.close()
     _make(desk, "a green car drifts right across the desert", 6, "")
     served.kill()

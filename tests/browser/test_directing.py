@@ -184,6 +184,44 @@ def test_a_link_is_made_copied_and_taken_back(open_page: OpenPage, served: Serve
     guest.close()
 
 
+def test_every_control_has_a_name_and_is_reached_by_tab(open_page: OpenPage, served: Served) -> None:
+    film = film_of(served, 24)
+    watched = open_page(f"/video/{film['id']}")
+    watched.until_whole(24)
+    nameless = """[...document.querySelectorAll("button, input, select, a, [role=slider]")].filter((control) => {
+      const [label] = control.labels ?? [];
+      const name = control.getAttribute("aria-label") || control.innerText || label?.textContent;
+      return control.checkVisibility() && !name?.trim();
+    }).map((control) => control.outerHTML.slice(0, 120))"""
+    watched.page.click("#share")
+    watched.page.click("#make-link")
+    watched.until("document.querySelectorAll('#sharing .links li').length === 1")
+    watched.page.keyboard.press("Enter")  # in the address that is selected
+    assert watched.ask(nameless) == []
+    watched.page.keyboard.press("Escape")
+    watched.page.focus("#strip")
+    reached: list[str] = []
+    while "redo" not in reached and len(reached) < 20:
+        watched.page.keyboard.press("Tab")
+        reached.append(watched.ask("document.activeElement.id"))
+    wanted = [
+        "play",
+        "step-back",
+        "step-on",
+        "speed",
+        "loop",
+        "share",
+        "download",
+        "stop",
+        "continue-by",
+        "cue",
+        "branch",
+        "redo",
+    ]
+    assert reached == wanted
+    assert watched.ask("document.querySelectorAll('#sharing .links li').length") == 1
+
+
 def test_slow_motion_and_a_loop(open_page: OpenPage, served: Served) -> None:
     film = film_of(served, 48)
     watched = open_page(f"/video/{film['id']}")

@@ -183,6 +183,9 @@ class Standin:
         self.state(video_id, state="queued", ended_by=None)
         return self._shelf(video_id).view, self._shelf(kept).view
 
+    async def manifest(self, video_id: str) -> Mapping[str, Any]:
+        return {"id": self._shelf(video_id).view.id, "chunks": []}
+
     async def snapshot(self, video_id: str) -> Snapshot:
         shelf = self._shelf(video_id)
         best: dict[int, LogEntry] = {}

@@ -40,8 +40,8 @@ def all_routes() -> list[tuple[str, str]]:
 
 ROUTES = all_routes()
 GUARDED = [(method, path) for method, path in ROUTES if path not in OPEN and method != "WS"]
-OWNERS = ("/cues", "/screenplay")
-"""What a film is being directed to is for its owner alone."""
+OWNERS = ("/cues", "/screenplay", "/manifest")
+"""What a film is being directed to, and how it was made, is for its owner alone."""
 READABLE = [(m, path) for m, path in GUARDED if m == "GET" and "{video_id}" in path and not path.endswith(OWNERS)]
 
 

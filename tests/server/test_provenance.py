@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
+import av
 import httpx
 import pytest
+
 from server.running import BEARER, TOKEN, in_loop
 from server.test_serving import live_server
-
 from st2v_stream.client import Client
 from st2v_stream.errors import InvalidRequest, NotFound
 from st2v_stream.server import provenance
@@ -24,6 +26,10 @@ async def test_manifest_and_verify_by_the_client(tmp_path: Path) -> None:
         async for _chunk in client.watch(film["id"]):
             pass
         manifest = await client.manifest(film["id"])
+        path = await client.download(film["id"], tmp_path / "film.mp4")
+        with av.open(path) as file:
+            record = json.loads(file.metadata["comment"])
+        assert (record["video"], record["chunks"], record["manifest_head"]) == (film["id"], 4, manifest["head"])
         check_chain(manifest)
         assert len(manifest["chunks"]) == 4
         found = [each async for each in client.verify(film["id"], 1, 2)]
