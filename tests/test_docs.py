@@ -36,7 +36,8 @@ def test_links_lead_to_files(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_on_the_pages_parse(page: Path) -> None:
     command = re.compile(
-        r"^\s*(?:\$ )?(?:\.venv/bin/)?(st2v (?:serve|generate|models|pull|convert|train|evaluate|fsck|watch|link|verify|replay|export|import)[^\n`|#<]*)$",
+        r"^\s*(?:\$ )?(?:\.venv/bin/)?(st2v (?:serve|generate|models|pull|convert|train|evaluate|fsck|watch|link"
+        r"|verify|replay|export|import)[^\n`|#<]*)$",
         flags=re.MULTILINE,
     )
     for line in command.findall(page.read_text()):

@@ -22,7 +22,19 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("videos",),
     ("delivery",),
     ("server",),
-    ("generate", "generate_arguments", "watch", "worlds", "training", "evaluation", "cluster", "client", "provenance_commands", "cli", "__main__"),
+    (
+        "generate",
+        "generate_arguments",
+        "watch",
+        "worlds",
+        "training",
+        "evaluation",
+        "cluster",
+        "client",
+        "provenance_commands",
+        "cli",
+        "__main__",
+    ),
 )
 LEVEL = {room: (floor, place) for floor, rooms in enumerate(FLOORS) for place, room in enumerate(rooms)}
 MAY_IMPORT_TORCH = {"networks", "generators", "checkpoints", "enhancers", "training", "evaluation", "worlds"}
