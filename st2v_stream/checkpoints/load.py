@@ -82,8 +82,7 @@ def _known(generator: StreamingT2V, networks: Networks, folder: Path, device: to
         with path.open("rb") as file:
             of_file = hashlib.file_digest(file, "sha256").hexdigest()
         weights.update(f"{path.relative_to(folder).as_posix()} {of_file}\n".encode())
-    dtype = str(next(networks.unet.parameters()).dtype)
-    generator.made_with = {"weights_sha256": weights.hexdigest(), "device": str(device), "dtype": dtype}
+    generator.made_with = {"weights_sha256": weights.hexdigest(), "device": str(device), "dtype": str(networks.unet.dtype)}
     return generator
 
 

@@ -83,7 +83,7 @@ def model_card(size: int = 64, *, presets: dict[str, dict[str, float]] = GUIDED_
     return {
         "name": "storybook",
         "title": "Storybook",
-        "version": "second version",
+        "version": "third version",
         "description": DESCRIPTION,
         "licence": "Apache-2.0",
         "width": size,

@@ -43,13 +43,19 @@ def test_real_films_are_read_as_they_were_drawn(judge: Judge, motion: str) -> No
     assert verdict.camera_flow_px < 0.4
 
 
+def is_whole(spec: storybook.FilmSpec, start: int) -> bool:
+    """Nameable, and without a re-entry: the judge was frozen when those took longer, and reads the motion less well there."""
+    re_entry = storybook.next_re_entry(spec, start)
+    return is_nameable(spec, start) and (re_entry is None or re_entry >= start + 16)
+
+
 @pytest.mark.slow
 def test_at_its_ceiling_held_out_pairs_are_read_as_well_as_others(judge: Judge) -> None:
     rng = np.random.default_rng(99)
     specs = [storybook.sample_spec(rng, ("held_out", "train")[i % 2]) for i in range(60)]
     right = np.zeros((2, 4))
     for number, spec in enumerate(specs):
-        start = next(start for start in map(int, rng.integers(2000, size=99)) if is_nameable(spec, start))
+        start = next(start for start in map(int, rng.integers(2000, size=99)) if is_whole(spec, start))
         verdict = judge.read(storybook.clip(spec, range(start, start + 16)))
         said = (verdict.colour, verdict.subject, verdict.scene, verdict.motion)
         right[number % 2] += [a == b for a, b in zip(said, (spec.colour, spec.subject, spec.scene, spec.motion), strict=True)]
