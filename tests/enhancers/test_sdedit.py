@@ -127,7 +127,7 @@ def test_a_chunk_lags_behind_by_what_is_said() -> None:
     assert max(end - start for start, end in ends.items()) == enhancer.lag_frames == 10
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_carry_goes_on_where_it_was() -> None:
     """A crash after any chunk that came out: the carry comes back from the store, the film goes on the same."""
     enhancer, film = small_enhancer(), preview(10)
@@ -144,6 +144,7 @@ def test_every_carry_goes_on_where_it_was() -> None:
             assert np.array_equal(other.chunk.frames, unbroken[other.chunk.index].chunk.frames)
 
 
+@pytest.mark.long
 def test_a_stage_that_was_cut_off_goes_on() -> None:
     """The same through `enhance_chunks`, left after the third chunk that came out."""
 

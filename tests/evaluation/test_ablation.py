@@ -383,7 +383,7 @@ def study(model: Path, out: Path, judge: Looks, plan: Plan = PLAN) -> Study:
     return Study(plan, model, out, judge, judge_digest="tiny", say=lambda line: None)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_table_interrupted_and_resumed_equals_uninterrupted(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

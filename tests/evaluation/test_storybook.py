@@ -43,7 +43,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path, Path
     return status, model, out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_random_weights_are_measured_and_fail_the_check(evaluated: tuple[int, Path, Path]) -> None:
     status, _, out = evaluated
     assert status == 1
@@ -58,7 +58,7 @@ def test_random_weights_are_measured_and_fail_the_check(evaluated: tuple[int, Pa
     assert report["is_quick"] is True
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_second_run_makes_no_film(evaluated: tuple[int, Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     _, model, out = evaluated
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
@@ -73,7 +73,7 @@ def test_a_second_run_makes_no_film(evaluated: tuple[int, Path, Path], capsys: p
     assert "MISSED" in printed.out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_sheets_show_the_held_out_prompts_and_the_long_film(evaluated: tuple[int, Path, Path]) -> None:
     _, _, out = evaluated
     assert cv2.imread(str(out / "held_out.png")).shape == (2 * 128, 8 * 128, 3)

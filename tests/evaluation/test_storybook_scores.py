@@ -140,7 +140,7 @@ def test_psnr_and_colour_error_by_hand() -> None:
 # ---------------------------------------------------------------- long films
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_long_real_films_hold_every_target(judge: Judge) -> None:
     figures = long_figures(judge, [shown(order) for order in long_films(5, 240)])
     assert [key for key in missed(figures) if ".change." not in key] == []
@@ -152,7 +152,7 @@ def test_long_real_films_hold_every_target(judge: Judge) -> None:
     assert figures["long.first.scene"].n == 30
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_film_that_stands_still_fails(judge: Judge) -> None:
     orders = [long_films(2, 200)[0], long_films(2, 200)[1]]
     films = [shown(orders[0], lambda frames: np.repeat(frames[:1], len(frames), axis=0)), shown(orders[1])]
