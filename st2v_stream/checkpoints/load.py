@@ -7,7 +7,6 @@ text_encoder/  tokenizer/                                                 as tra
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +17,7 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from st2v_stream.checkpoints.bases import MODELSCOPE_T2V, PIPELINE, base_named, find_base, with_base
-from st2v_stream.checkpoints.models import find_folder, read_card
+from st2v_stream.checkpoints.models import find_folder, read_card, weights_digest
 from st2v_stream.checkpoints.offload import Stages, offload_first_chunk, offload_networks
 from st2v_stream.checkpoints.parts import checkpoint_errors, existing, read, read_json, read_tokenizer
 from st2v_stream.checkpoints.sizes import at_size
@@ -76,13 +75,9 @@ def load_generator(
 
 
 def _known(generator: StreamingT2V, networks: Networks, folder: Path, device: torch.device) -> StreamingT2V:
-    """With its part of the determinism class: the weights by the sha256 of all their files, where and in what they run."""
-    weights = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
-        with path.open("rb") as file:
-            of_file = hashlib.file_digest(file, "sha256").hexdigest()
-        weights.update(f"{path.relative_to(folder).as_posix()} {of_file}\n".encode())
-    generator.made_with = {"weights_sha256": weights.hexdigest(), "device": str(device), "dtype": str(networks.unet.dtype)}
+    """With its part of the determinism class: its weights, where and in what they run."""
+    dtype = str(networks.unet.dtype)
+    generator.made_with = {"weights_sha256": weights_digest(folder), "device": str(device), "dtype": dtype}
     return generator
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -88,6 +89,16 @@ def read_card(folder: Path) -> ModelCard:
         raise CheckpointError("the model has no card", expected=str(path), received="no such file") from error
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged", expected="a model card as JSON", received=repr(error)) from error
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 over all settings and weights of a model folder, by name; its card counts for nothing."""
+    digest = hashlib.sha256()
+    files = [path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors") and path.parent != folder]
+    for path in sorted(files):
+        with path.open("rb") as file:
+            digest.update(f"{path.relative_to(folder)}\n".encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _card_from_json(fields: Mapping[str, Any]) -> ModelCard:

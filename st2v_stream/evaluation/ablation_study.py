@@ -10,7 +10,6 @@ OUT/table.md table.json  the result
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 
 import torch
 
+from st2v_stream.checkpoints.models import weights_digest
 from st2v_stream.errors import InvalidRequest
 from st2v_stream.evaluation.ablation_rows import (
     BLENDING_CONTROL,
@@ -181,7 +181,7 @@ class Study:
     def _identity(self) -> dict[str, Any]:
         """What the kept numbers depend on, as JSON gives it back."""
         plan: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self.plan)))
-        return {"plan": plan, "weights": _digest(self.origin), "judge": self.judge_digest}
+        return {"plan": plan, "weights": weights_digest(self.origin), "judge": self.judge_digest}
 
     def _claim_folder(self) -> None:
         path = self.out / "plan.json"
@@ -306,12 +306,3 @@ def _write(path: Path, text: str) -> None:
     half = path.with_name(path.name + ".half")
     half.write_text(text)
     os.replace(half, path)
-
-
-def _digest(folder: Path) -> str:
-    """SHA-256 over the networks' weights and settings."""
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*/*.safetensors"), *folder.glob("*/config.json")]):
-        digest.update(f"{path.relative_to(folder)}\n".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()

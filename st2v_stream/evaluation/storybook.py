@@ -186,7 +186,7 @@ class Evaluation:
         import torch
 
         from st2v_stream.checkpoints.load import choose_device
-        from st2v_stream.evaluation.storybook_films import weights_digest
+        from st2v_stream.checkpoints.models import weights_digest
         from st2v_stream.worlds.judge import judge_digest
 
         return {

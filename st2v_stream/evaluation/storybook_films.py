@@ -23,7 +23,7 @@ import numpy as np
 from torch import Tensor
 
 from st2v_stream.checkpoints.load import choose_device, load_generator, load_networks
-from st2v_stream.checkpoints.models import read_card
+from st2v_stream.checkpoints.models import read_card, weights_digest
 from st2v_stream.chunk import Frames
 from st2v_stream.direction import Cue, Timeline
 from st2v_stream.generators import conditioning, memory, streamingt2v
@@ -40,7 +40,6 @@ from st2v_stream.worlds.storybook import FilmSpec
 SPLITS = ("seen", "held_out_pair", "held_out_motion")
 OPENING_FRAMES = 16
 IDENTITY_FRAMES = 96  # a traveller is out after about 40 frames, back after about 60, and must then be seen for a while
-TRAVELLERS = storybook.TRAVELS
 _SEED = 0
 _GENERATOR_MODULES = (conditioning, first_chunk, memory, streamingt2v)
 _NETWORK_MODULES = (apm, ar_step, cam, guidance, resampler, sampling, unet, vae, video_blocks)
@@ -101,7 +100,7 @@ def _traveller(number: int) -> FilmOrder:
     rng = randomness.numpy_rng(_SEED, "identity film", number)
     while True:
         spec = storybook.sample_spec(rng)
-        if spec.motion == TRAVELLERS[number % len(TRAVELLERS)]:
+        if spec.motion == storybook.TRAVELS[number % len(storybook.TRAVELS)]:
             return FilmOrder(f"identity-{number:02}", spec, IDENTITY_FRAMES, drops_colour=True)
 
 
@@ -217,15 +216,6 @@ def _write(path: Path, film: MadeFilm) -> None:
     half = path.with_suffix(".half.npz")
     np.savez_compressed(half, frames=film.frames, making_s=film.making_s)
     os.replace(half, path)
-
-
-def weights_digest(folder: Path) -> str:
-    """SHA-256 over all settings and weights of a model folder, by name; its card counts for nothing."""
-    digest = hashlib.sha256()
-    files = [path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors") and path.parent != folder]
-    for path in sorted(files):
-        digest.update(f"{path.relative_to(folder)}\n".encode() + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 @functools.cache  # once: what this process makes, it makes with the code that it has read

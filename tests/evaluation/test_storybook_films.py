@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from st2v_stream import load_generator
+from st2v_stream.checkpoints.models import weights_digest
 from st2v_stream.evaluation import storybook_films
 from st2v_stream.evaluation.storybook_films import (
     SPLITS,
@@ -23,7 +24,6 @@ from st2v_stream.evaluation.storybook_films import (
     long_films,
     make_all,
     openings,
-    weights_digest,
     without_anchor,
 )
 from st2v_stream.worlds import captions

@@ -119,12 +119,17 @@ async def make_and_tell(data_dir: Path, num_frames: int) -> None:
     async with living(data_dir, small_card(seconds_per_step=0.003), real=True) as live:
         views, _ = await live.list()
         view = views[0] if views else await live.create(CreateVideo("a film", num_frames=num_frames))
-        async with aclosing(live.follow(view.id)) as news:
-            async for entry in news:
-                if isinstance(entry, LogEntry):
-                    print(entry.kind, entry.index, flush=True)
-                    if entry.view is not None and entry.view.state == "completed":
-                        return
+        await tell_until_completed(live, view.id)
+
+
+async def tell_until_completed(live: Live, video_id: str) -> None:
+    """Print the log as it grows: a parent process kills this one by what it reads."""
+    async with aclosing(live.follow(video_id)) as news:
+        async for entry in news:
+            if isinstance(entry, LogEntry):
+                print(entry.kind, entry.index, flush=True)
+                if entry.view is not None and entry.view.state == "completed":
+                    return
 
 
 if __name__ == "__main__":

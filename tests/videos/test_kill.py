@@ -15,7 +15,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -25,7 +25,7 @@ from store.test_crash import WATCHED, Countdown, dying, quick_folder, trace_stat
 from st2v_stream.checkpoints.models import known_models
 from st2v_stream.store.fsck import check
 from st2v_stream.store.store import Store
-from st2v_stream.types import CreateVideo, LogEntry
+from st2v_stream.types import CreateVideo
 from videos import living
 from videos.living import entries_to_the_end, frame_hashes, unbroken_hashes
 
@@ -194,12 +194,7 @@ async def make_storybook(data_dir: Path) -> None:
         views, _ = await live.list()
         request = CreateVideo(entry.card.example_prompts[0], num_frames=num_frames(STORYBOOK_CHUNKS), preset="live")
         view = views[0] if views else await live.create(request)
-        async with aclosing(live.follow(view.id)) as news:
-            async for item in news:
-                if isinstance(item, LogEntry):
-                    print(item.kind, item.index, flush=True)
-                    if item.view is not None and item.view.state == "completed":
-                        return
+        await living.tell_until_completed(live, view.id)
 
 
 if __name__ == "__main__":
