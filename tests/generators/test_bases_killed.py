@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from videos import living
 
 from st2v_stream.checkpoints.models import folder_entry
@@ -58,7 +59,8 @@ def test_a_killed_film_goes_on_as_if_nothing_had_been(
 
 
 def kill_after_two_chunks(home: Path, base: str, start: str) -> None:
-    environment = os.environ | {"PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
+    # As many threads as here: other ones may round otherwise (store/determinism).
+    environment = os.environ | {"PYTHONPATH": f"{TESTS}:{TESTS.parent}", "OMP_NUM_THREADS": str(torch.get_num_threads())}
     command = [sys.executable, __file__, str(home), str(home / "data"), base, start]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
