@@ -20,8 +20,8 @@ serve: setup
 
 #: make test         set up, checks, every test but -m long
 test: setup-test check
-	$(BIN)/python -m pytest -m "not long and not browser" -q
-	$(BIN)/python -m pytest -m "browser and not long" -q  # apart: the browser's driver keeps an event loop running
+	$(BIN)/python -m pytest -m "not long and not browser" -n logical -q
+	$(BIN)/python -m pytest -m "browser and not long" -n 0 -q  # apart, one by one: they watch films in real time
 
 #: make test-quick   what plain pytest runs: no slow, browser, package or long test
 test-quick: setup-test
@@ -29,7 +29,7 @@ test-quick: setup-test
 
 #: make test-long    the tests that take minutes
 test-long: setup-test
-	$(BIN)/python -m pytest -m long -q
+	$(BIN)/python -m pytest -m long -n 0 -q
 
 #: make check        ruff, mypy, and tsc on the page where npm is there
 check: setup-test
