@@ -1,6 +1,7 @@
 """What does enhancing cost: seconds per frame, lag, memory over the film's length; FLOPs at the published size. Last line JSON.
 
     python bench/enhance.py [--frames 24 240 1200] [--steps 2] [--held 1] [--no-films] [--no-flops]
+    python bench/enhance.py --beside [--frames 160]
 
 First table, **measured**: films of a moving pattern, enhanced chunk by chunk with the reduced configuration (published classes,
 random weights: neither time nor memory depends on them), each in a process of its own, on this machine's CPU. Lag: frames that
@@ -10,16 +11,21 @@ first chunk (libraries and weights) and at its largest.
 Second table, **counted** on the meta device, which computes nothing: FLOPs (two per multiplication with addition) of one
 evaluation of the published network on 24 frames, on the canvas of square films and on the published one, and what the published
 code's hooks on temporal attention compute a second time and throw away.
+
+With --beside instead, **measured**: the built-in model's films, and its own enhancer beside it on the same worker and the same
+cores. Frames per second of the preview alone, of the enhancer alone, and of films both made and made sharp.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +38,14 @@ from published_step import held_bytes, peak_resident_bytes, random_network
 from torch.utils.flop_counter import FlopCounterMode
 
 from st2v_stream.chunk import Chunk, Memory, StreamSpec
-from st2v_stream.direction import Direction
+from st2v_stream.direction import Direction, Timeline
 from st2v_stream.enhancers.sdedit import EnhancerNetworks, SdEdit, SdEditSettings
 from st2v_stream.networks.enhancer_unet import EnhancerUNet, EnhancerUNetConfig
 from st2v_stream.networks.vae import FrameAutoencoder, FrameAutoencoderConfig
-from st2v_stream.types import EnhancedChunk
+from st2v_stream.streaming.autoregressive import stream_chunks
+from st2v_stream.streaming.enhance import enhance_chunks
+from st2v_stream.streaming.worker import ThreadWorker
+from st2v_stream.types import EnhancedChunk, Enhancer, Generator
 
 SPEC = StreamSpec(width=32, height=32, fps=8, first_chunk_frames=16, chunk_frames=8)
 SHARP_SIDE = 64
@@ -122,6 +131,59 @@ def ratio(rows: Sequence[dict[str, float]]) -> float:
     return max(peaks) / min(peaks)
 
 
+# ---------------------------------------------------------------- beside the preview
+
+
+def beside(frames: int, model: str, name: str) -> dict[str, float]:
+    """Frames per second after the first chunk, whose making costs more: preview alone, enhancer alone, both."""
+    from st2v_stream.checkpoints.load import load_generator
+    from st2v_stream.enhancers.load import load_enhancer
+
+    generator, enhancer = load_generator(model, "cpu"), load_enhancer(name, "cpu")
+    rates = asyncio.run(beside_rates(generator, enhancer, frames))
+    fps = generator.card.spec.fps
+    print(f"{model} beside its enhancer, {torch.get_num_threads()} threads, {frames} frames (measured)")
+    for what, rate in rates.items():
+        print(f"{what:18} {rate:6.1f} frames/s  {rate / fps:5.2f} times real time")
+    return rates
+
+
+async def beside_rates(generator: Generator, enhancer: Enhancer, frames: int) -> dict[str, float]:
+    direction = generator.card.direction(generator.card.example_prompts[0], preset="live", seed=7)
+    worker = ThreadWorker("bench")
+
+    def film() -> Any:
+        return stream_chunks(generator, Timeline(direction), num_frames=frames, worker=worker)
+
+    try:
+        async with aclosing(film()) as preview:
+            chunks, alone = await timed(preview)
+        async with aclosing(enhance_chunks(enhancer, listed(chunks), worker=worker)) as sharp:
+            _, sharpening = await timed(sharp)
+        async with aclosing(film()) as preview, aclosing(enhance_chunks(enhancer, preview, worker=worker)) as sharp:
+            _, both = await timed(sharp)
+    finally:
+        await worker.aclose()
+    return {"preview alone": alone, "enhancer alone": sharpening, "both": both}
+
+
+async def timed(stream: Any) -> tuple[list[Any], float]:
+    """All that comes, and frames per second from the first that came to the last."""
+    arrived, began, after = [], 0.0, 0
+    async for each in stream:
+        arrived.append(each)
+        if len(arrived) == 1:
+            began = time.perf_counter()
+        else:
+            after += len(getattr(each, "chunk", each).frames)
+    return arrived, after / (time.perf_counter() - began)
+
+
+async def listed(chunks: Sequence[Chunk]) -> AsyncIterator[Chunk]:
+    for chunk in chunks:
+        yield chunk
+
+
 # ---------------------------------------------------------------- counted
 
 
@@ -160,7 +222,12 @@ def counted() -> dict[str, dict[str, int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--frames", type=int, nargs="+", default=[24, 240, 1200])
+    parser.add_argument("--frames", type=int, nargs="+", help="of the films (24 240 1200; with --beside 160)")
+    parser.add_argument(
+        "--beside", action="store_true", help="the built-in model and its enhancer on the same cores, nothing else"
+    )
+    parser.add_argument("--model", default="storybook", help="with --beside")
+    parser.add_argument("--enhancer", default="storybook", help="with --beside: a name or a folder")
     parser.add_argument("--steps", type=int, default=2, help="denoising steps of the measured films")
     parser.add_argument(
         "--held", type=int, default=SdEditSettings.windows_together, help="W, the windows that are held together"
@@ -172,7 +239,11 @@ def main() -> None:
     if args.child is not None:
         print(json.dumps(enhance_film(args.child, args.steps, args.held)))
         return
-    films = [] if args.no_films else measured(args.frames, args.steps, args.held)
+    if args.beside:
+        rates = beside((args.frames or [160])[0], args.model, args.enhancer)
+        print(json.dumps({"bench": "enhance", "beside": rates}))
+        return
+    films = [] if args.no_films else measured(args.frames or [24, 240, 1200], args.steps, args.held)
     with torch.inference_mode():
         flops = {} if args.no_flops else counted()
     result = {"bench": "enhance", "films": films, "memory_ratio": ratio(films) if films else None, "published": flops}

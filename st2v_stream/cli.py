@@ -20,7 +20,7 @@ from st2v_stream import __version__, watch
 from st2v_stream import generate_arguments as arguments
 from st2v_stream import provenance_commands as provenance
 from st2v_stream.checkpoints import command as weights
-from st2v_stream.config import Config, read_config
+from st2v_stream.config import POLICIES, Config, read_config
 from st2v_stream.direction import PRESETS, Timeline
 from st2v_stream.errors import InvalidRequest, St2vError, UnknownModel
 from st2v_stream.types import ModelEntry
@@ -80,6 +80,9 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", help="where videos are kept (./data)")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ... (auto)")
     parser.add_argument("--preset", choices=PRESETS, help="default preset of new videos (live)")
+    parser.add_argument("--enhancer", help="what makes films sharp: auto, none, passthrough, lanczos, or a folder (auto)")
+    parser.add_argument("--enhance", choices=POLICIES, help="when, if a film does not say: all, watched, idle or none (watched)")
+    parser.add_argument("--grace-s", type=int, help="seconds for which a deleted film can be had back (86400)")
     parser.add_argument("--allowed-host", dest="allowed_hosts", action="append", help="a further host name to answer to")
     arguments.add_base_model(parser)
     parser.set_defaults(run=_serve)
@@ -87,9 +90,10 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 
 def _serve(args: argparse.Namespace) -> int:
     from st2v_stream.checkpoints.models import known_models
+    from st2v_stream.enhancers.choice import equipped
     from st2v_stream.server.app import serve
 
-    names = ("host", "port", "model", "data_dir", "device", "preset", "allowed_hosts")
+    names = ("host", "port", "model", "data_dir", "device", "preset", "enhancer", "enhance", "grace_s", "allowed_hosts")
     config = read_config({name: getattr(args, name) for name in names})
     models = known_models(device=config.device)
     entry = resolve_model(
@@ -99,6 +103,10 @@ def _serve(args: argparse.Namespace) -> int:
         offload_models=args.offload_models,
     )
     models[entry.card.name] = entry
+    folder = Path(config.model) if os.path.isdir(config.model) else None
+    for name in models:
+        own = folder if name == entry.card.name else None
+        models[name] = equipped(models[name], config.enhancer, config.device, own)
     asyncio.run(serve(replace(config, model=entry.card.name), models))
     return 0
 

@@ -22,7 +22,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, TypedDict
 from urllib.parse import quote, urlencode
 from uuid import uuid4
 
@@ -41,7 +41,7 @@ from st2v_stream.watch import DEFAULT_SERVER, FIRST_RETRY_S, LAST_RETRY_S, MAX_M
 if TYPE_CHECKING:
     from st2v_stream.delivery.resource import VideoJson
     from st2v_stream.server.api import ModelJson
-    from st2v_stream.server.directing import CueAdded, VideoRedone
+    from st2v_stream.server.directing import CueAdded, CueJson, CueTakenBack, VideoRedone
     from st2v_stream.videos.provenance import ManifestJson
     from st2v_stream.videos.screenplay import ScreenplayJson
     from st2v_stream.videos.verification import CheckedChunkJson
@@ -187,6 +187,16 @@ class Client:
         answer: CueAdded = await self._post(f"{_path(video_id)}/cues", {**fields, "transition_chunks": transition_chunks})
         return answer
 
+    async def cues(self, video_id: str) -> list[CueJson]:
+        """Those that hold, in the order they were given; `seq` names one."""
+        cues: list[CueJson] = (await self._get(f"{_path(video_id)}/cues"))["data"]
+        return cues
+
+    async def take_back_cue(self, video_id: str, seq: int) -> CueTakenBack:
+        """Undo a cue whose first chunk is not begun; seq: as `cue` answered it. Raises `Conflict` once it is begun."""
+        answer: CueTakenBack = await self._ask("DELETE", f"{_path(video_id)}/cues/{seq}", None)
+        return answer
+
     async def branch(
         self,
         video_id: str,
@@ -267,6 +277,15 @@ class Client:
         answer: ManifestJson = await self._get(f"{_path(video_id)}/manifest")
         return answer
 
+    async def export(self, video_id: str, path: Path | str) -> Path:
+        """The film in one file at `path`, to carry it elsewhere: whole, or not there at all. Raises OSError for the file."""
+        return await asyncio.to_thread(self._save, f"{_path(video_id)}/bundle", Path(path))
+
+    async def import_(self, path: Path | str) -> VideoJson:
+        """Take in a film that `export` wrote elsewhere: all of it, or nothing. Raises OSError for the file."""
+        answer: VideoJson = await asyncio.to_thread(self._send, "/v1/videos/bundles", Path(path))
+        return answer
+
     async def models(self) -> list[ModelJson]:
         """Every model that can be asked for."""
         models: list[ModelJson] = (await self._get("/v1/models"))["data"]
@@ -313,14 +332,33 @@ class Client:
         else go on waiting, because it may be continued. A slow reader holds up nothing but itself. Raises `NotFound` when
         there is no such film (any more), `Forbidden` for a token the server does not know.
         """
-        watching = _Watching(self._address, video_id, cursor, list(renditions), on_event, until_ended)
+        events = self.events(video_id, cursor=cursor, renditions=renditions, until_ended=until_ended)
+        async with aclosing(events):
+            async for event in events:
+                if event["type"] == "segment":
+                    yield event["chunk"]
+                elif on_event is not None:
+                    on_event(event)
+
+    async def events(
+        self,
+        video_id: str,
+        *,
+        cursor: int = 0,
+        renditions: Iterable[Rendition] = RENDITIONS,
+        until_ended: bool = True,
+    ) -> AsyncGenerator[Mapping[str, Any], None]:
+        """Everything that happens to the film, for who reacts to it: every text message of `st2v.v1`, in order, and of each
+        chunk `{"type": "segment", "seq": ..., "chunk": WatchedChunk}`. Otherwise as `watch`.
+        """
+        watching = _Watching(self._address, video_id, cursor, list(renditions), until_ended)
         wait_s = FIRST_RETRY_S
         while True:
             before = watching.cursor
             try:
-                async with aclosing(watching.once()) as chunks:
-                    async for chunk in chunks:
-                        yield chunk
+                async with aclosing(watching.once()) as events:
+                    async for event in events:
+                        yield event
                 if watching.has_ended:
                     return
             except (WebSocketException, OSError, TimeoutError) as error:
@@ -343,12 +381,21 @@ class Client:
 
         return await asyncio.to_thread(ask)
 
+    def _send(self, path: str, file: Path) -> Any:
+        with file.open("rb") as content:
+            length = str(file.stat().st_size)
+            headers = {"Content-Type": "application/zip", "Content-Length": length}
+            with self._request("POST", path, content, headers) as answer:
+                return json.load(answer)
+
     def _open(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
         """The answer, to be read and closed (blocking). Raises what the server says, `NotReady` where there is none."""
-        headers = {"Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        return self._request(method, path, data, {"Content-Type": "application/json"})
+
+    def _request(self, method: str, path: str, data: bytes | BinaryIO | None, headers: dict[str, str]) -> Any:
         if self._address.token is not None:
             headers["Authorization"] = f"Bearer {self._address.token}"
-        data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._address.server + path, data, headers, method=method)
         try:
             return urllib.request.urlopen(request, timeout=TIMEOUT_S)
@@ -369,6 +416,9 @@ class Client:
                     if length is not None and file.tell() != int(length):
                         raise NotReady("the download was cut off", expected=f"{length} bytes", received=file.tell())
                 os.replace(part, path)
+            except http.client.HTTPException as error:
+                part.unlink(missing_ok=True)
+                raise NotReady("the download was cut off", expected="all of it", received=str(error)) from error
             except BaseException:
                 part.unlink(missing_ok=True)
                 raise
@@ -384,20 +434,18 @@ class _Watching:
         video_id: str,
         cursor: int,
         renditions: list[Rendition],
-        on_event: OnEvent | None,
         until_ended: bool,
     ) -> None:
         self._address = Address(address.server, video_id, token=address.token)
         self.cursor = cursor
         self.has_ended = False
         self._renditions = renditions
-        self._on_event = on_event
         self._until_ended = until_ended
         self._inits: dict[int, bytes] = {}
         self._lengths = (0, 0)
         self._log_end = 0
 
-    async def once(self) -> AsyncGenerator[WatchedChunk, None]:
+    async def once(self) -> AsyncGenerator[Mapping[str, Any], None]:
         """Over one connection. Ends when the film has ended or the connection is closed in good order."""
         url = f"ws{self._address.base.removeprefix('http')}{self._address.path}/watch"
         tokens = [] if self._address.token is None else [f"bearer.{self._address.token}"]
@@ -408,9 +456,10 @@ class _Watching:
             while not (self.has_ended and self._until_ended):
                 message = await socket.recv()
                 if isinstance(message, str):
-                    self._take_text(json.loads(message))
+                    yield self._take_text(json.loads(message))
                 elif (chunk := self._take_binary(message)) is not None:
-                    yield chunk  # acknowledged when the reader comes back for more: so the server waits for a slow one
+                    yield {"type": "segment", "seq": chunk.seq, "chunk": chunk}
+                    # only when the reader comes back for more, so that the server waits for a slow one
                     await _acknowledge(socket, chunk.seq)
 
     def _take_binary(self, message: bytes) -> WatchedChunk | None:
@@ -424,15 +473,14 @@ class _Watching:
         init = self._inits[header.init_id]
         return WatchedChunk(header.index, start, frames, header.rendition, header.revision, header.seq, init, payload)
 
-    def _take_text(self, message: Mapping[str, Any]) -> None:
+    def _take_text(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         if message["type"] == "welcome":
             self._lengths = message["video"]["first_chunk_frames"], message["video"]["chunk_frames"]
             self._log_end = message["cursor"]
         if message["type"] in ("state", "ended"):  # an end in the past, before the film was continued, is no end
             self.has_ended = message["type"] == "ended" and message["seq"] >= self._log_end
         self.cursor = max(self.cursor, message.get("seq", 0))
-        if self._on_event is not None:
-            self._on_event(message)
+        return message
 
 
 def _next_line(answer: Any) -> bytes:

@@ -17,12 +17,15 @@ from st2v_stream.errors import InvalidRequest
 _EXPECTED = {
     "port": "a whole number from 0 to 65535",
     "data_dir": "a path",
+    "grace_s": "a whole number of seconds, 0 or more",
     "allowed_hosts": "a list of host names",
     "ice_servers": "a list of stun:host:port, turn:host:port or turns:host:port",
     "ice_networks": "a list of networks, such as 192.168.1.0/24",
     "ice_addresses": "a list of this machine's IP addresses",
 }
-_WHOLE_NUMBERS = ("port", "max_num_frames", "max_prompt_chars", "max_running", "max_viewers", "max_webrtc_viewers")
+POLICIES = ("all", "watched", "idle", "none")
+_WHOLE_NUMBERS = ("port", "max_num_frames", "max_prompt_chars", "max_running", "max_viewers", "max_webrtc_viewers", "grace_s")
+_MAY_BE_0 = ("port", "grace_s")
 _LISTS = ("allowed_hosts", "ice_servers", "ice_networks", "ice_addresses")
 _ICE_SERVER = re.compile(r"(?:stun|turns?):(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?(?:\?transport=(?:udp|tcp))?")
 
@@ -47,6 +50,12 @@ class Config:
     """Videos generated side by side (they take turns chunk by chunk); more wait in state queued."""
     max_viewers: int = 500
     when_unwatched: str = "run"
+    grace_s: int = 24 * 3600
+    """A deleted film can be had back for so long; less when the disk is full."""
+    enhancer: str = "auto"
+    """What makes films sharp: auto = what comes with the model, none, passthrough, lanczos, or a folder."""
+    enhance: str = "watched"
+    """When, for films that do not say so themselves: all, watched, idle or none."""
     max_webrtc_viewers: int = 32
     """Of `max_viewers`, those who may watch by WebRTC: each has sockets of its own."""
     ice_servers: tuple[str, ...] = ()
@@ -95,11 +104,13 @@ def _convert(name: str, value: Any, source: str) -> Any:
     try:
         if name in _WHOLE_NUMBERS:
             number = int(value)
-            if number < (0 if name == "port" else 1):
+            if number < (0 if name in _MAY_BE_0 else 1):
                 raise ValueError
             return number
         if name == "preset" and value not in PRESETS:
             raise InvalidRequest(f"preset from {source} is unknown", expected="one of " + ", ".join(PRESETS), received=value)
+        if name == "enhance" and value not in POLICIES:
+            raise InvalidRequest(f"enhance from {source} is unknown", expected="one of " + ", ".join(POLICIES), received=value)
         if name == "data_dir":
             return Path(value)
         if name in _LISTS:

@@ -101,6 +101,12 @@ class Cue:
         expected = f"a whole number from 0 to {MAX_TRANSITION_CHUNKS}"
         _require(0 <= self.transition_chunks <= MAX_TRANSITION_CHUNKS, "transition_chunks", expected, self.transition_chunks)
 
+    @property
+    def prompt(self) -> str | None:
+        """The prompt it brings, None where it changes something else."""
+        prompts: Prompts | None = self.changes.get("prompts")
+        return None if prompts is None else max(prompts, key=lambda item: item[1])[0]
+
     def applied(self, before: Direction, index: int) -> Direction:
         """What `before` becomes at chunk `index`, which is the cue's own or a later one."""
         changes, step = dict(self.changes), index - self.index + 1

@@ -39,26 +39,27 @@ _DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", 
 class FilmFile:
     """An MP4 that grows: a fragmented file that any player opens at any moment, remuxed once it is whole.
 
+    `with FilmFile(...) as film` finishes it at the end of the block. title: None = what the first chunk was prompted with.
     rendition: preview, or enhanced: chunks of the enhancer's size. num_frames: where the film ends (None: with its last
-    chunk). metadata: title, comment and the like, written when it is
-    whole. numbered: where the name is taken, `name_2.mp4` and so on; the folder is made if it is not there. Memory does not
-    grow with the film.
+    chunk). metadata: comment and the like, written when it is whole. numbered: where the name is taken, `name_2.mp4` and
+    so on; the folder is made if it is not there. Memory does not grow with the film.
 
     Refuses early, before anything is computed, what would fail at the end: an existing file, a missing or read-only folder.
     """
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         spec: StreamSpec,
         *,
-        title: str,
+        title: str | None = None,
         overwrite: bool = False,
         num_frames: int | None = None,
         metadata: Mapping[str, str] | None = None,
         numbered: bool = False,
         rendition: Rendition = "preview",
     ) -> None:
+        path = Path(path)
         if path.is_dir() and not numbered:
             raise InvalidRequest(f"{path} is a folder", expected="the name of a file", param="output")
         if path.exists() and not (overwrite or numbered):
@@ -67,12 +68,20 @@ class FilmFile:
         self.path = path
         self._overwrite, self._numbered = overwrite, numbered
         self._num_frames, self._frames = num_frames, 0
-        self._metadata = {"title": title, **(metadata or {})}
+        self._metadata = ({} if title is None else {"title": title}) | dict(metadata or {})
         EncodeSpec.for_stream(spec)  # says at once what it cannot encode
         self._spec, self._rendition = spec, rendition
         self._file: IO[bytes] | None = None
         self._segment_bytes: list[int] = []
         self._init_bytes = 0
+
+    def __enter__(self) -> FilmFile:
+        """Nothing is written before the first chunk."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """What was appended is kept, whatever happened."""
+        self.finish()
 
     def append(self, chunk: Chunk) -> int:
         """Encode the chunk and write it through to the disk; returns how many of its frames belong to the film.
@@ -82,6 +91,7 @@ class FilmFile:
         kept = self._cut(chunk)
         if not len(kept.frames):
             return 0
+        self._metadata.setdefault("title", chunk.direction.prompt)
         height, width = kept.frames.shape[1:3]
         stream = replace(self._spec, width=width, height=height)
         segment = encode_segment(kept, EncodeSpec.for_stream(stream, self._rendition))

@@ -31,6 +31,7 @@ PUBLISHED_ENHANCER = "video-to-video"
 """The same for the enhancer: what `--enhance` alone means."""
 
 _WITHOUT_WEIGHTS = ("passthrough", "lanczos")
+_PUBLISHED_KIND = "sdedit"
 _OF_THE_ENHANCER = ("negative_prompt_enhancer", "chunk", "overlap", "use_randomized_blending")
 _WINDOW_FRAMES, _OVERLAP_FRAMES = 24, 8
 
@@ -85,7 +86,7 @@ def _add_enhancer(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=PUBLISHED_ENHANCER,
         metavar="NAME",
-        help="make the film sharp: lanczos, or a folder that st2v convert made of the enhancer's files (video-to-video)",
+        help="make the film sharp: storybook, lanczos, or the published one in the folder st2v convert made (video-to-video)",
     )
     _add(parser, "negative_prompt_enhancer", metavar="TEXT", help="what sharpening should not show (--negative-prompt)")
     parser.add_argument("--chunk", type=int, metavar="N", help=f"frames that are sharpened together ({_WINDOW_FRAMES})")
@@ -133,8 +134,20 @@ def check(args: argparse.Namespace) -> None:
 
 
 def _check_enhancer(args: argparse.Namespace) -> None:
+    if args.enhance is None or args.enhance in _WITHOUT_WEIGHTS:
+        _require_no_flags(args)
+    window, overlap = _window(args)
+    if window < 1:
+        raise InvalidRequest("chunk is out of range", expected="1 frame or more", received=window, param="chunk")
+    if not 0 <= 2 * overlap <= window:
+        expected = f"0 to {window // 2} frames, at most half of --chunk"
+        raise InvalidRequest("overlap is out of range", expected=expected, received=overlap, param="overlap")
+
+
+def _require_no_flags(args: argparse.Namespace) -> None:
+    """Raise `InvalidRequest` for what only the published enhancer can be told."""
     given = [name for name in _OF_THE_ENHANCER if getattr(args, name) not in (None, False)]
-    if given and (args.enhance is None or args.enhance in _WITHOUT_WEIGHTS):
+    if given:
         flag = f"--{given[0].replace('_', '-')}"
         raise InvalidRequest(
             f"{flag} is for the enhancer of the published film",
@@ -142,12 +155,6 @@ def _check_enhancer(args: argparse.Namespace) -> None:
             received=f"--enhance {args.enhance}" if args.enhance else "no --enhance",
             param=given[0],
         )
-    window, overlap = _window(args)
-    if window < 1:
-        raise InvalidRequest("chunk is out of range", expected="1 frame or more", received=window, param="chunk")
-    if not 0 <= 2 * overlap <= window:
-        expected = f"0 to {window // 2} frames, at most half of --chunk"
-        raise InvalidRequest("overlap is out of range", expected=expected, received=overlap, param="overlap")
 
 
 def _window(args: argparse.Namespace) -> tuple[int, int]:
@@ -169,7 +176,10 @@ def sharpening(args: argparse.Namespace, device: str) -> Sharpening | None:
         from st2v_stream.enhancers.load import load_enhancer
         from st2v_stream.enhancers.sdedit import SdEditSettings
 
-        return load_enhancer(place, device, SdEditSettings(window_frames=window, overlap_frames=overlap))
+        enhancer = load_enhancer(place, device, SdEditSettings(window_frames=window, overlap_frames=overlap))
+        if enhancer.name != _PUBLISHED_KIND:
+            _require_no_flags(args)
+        return enhancer
 
     return Sharpening(load, args.negative_prompt_enhancer)
 

@@ -183,7 +183,7 @@ async def replay_here(screenplay: dict[str, Any], path: Path, config: Config, *,
 
     entry = _model(screenplay.get("model") or config.model, config)
     body = screenplay_body({**screenplay, "model": entry.card.name})
-    request, _ = create_request(body, replace(config, model=entry.card.name), [entry.card])
+    request = create_request(body, replace(config, model=entry.card.name), [entry.card])
     if request.num_frames is None:
         raise InvalidRequest("this film has no end", expected="--num-frames N", received="null", param="num_frames")
     timeline = timeline_of(request, entry.card, config)
@@ -260,7 +260,7 @@ async def _opened(config: Config, *, must_exist: bool = True) -> AsyncIterator[S
 
     if must_exist and not (config.data_dir / "VERSION").exists():
         raise InvalidRequest("there are no films", expected="--data-dir DIR", received=str(config.data_dir), param="data_dir")
-    store = await Store.open(config.data_dir)
+    store = await Store.open(config.data_dir, grace_s=config.grace_s)
     try:
         yield store
     finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 from st2v_stream.chunk import Chunk, Frames, Memory, StreamSpec
 from st2v_stream.direction import DEFAULT_SEED, PRESETS, Cue, Direction, Preset, Timeline
@@ -21,6 +21,9 @@ OnStep: TypeAlias = Callable[[int, int], None]
 The one place to stop (raises `Stopped`), to report progress and to hand the device to more urgent work."""
 
 Rendition = Literal["preview", "enhanced"]
+EnhancePolicy = Literal["all", "watched", "idle", "none"]
+"""When a film is made sharp: all = as it is made; watched = while somebody watches it; idle = while no film is being made on
+this device; none. What was asked for by itself (`Director.enhance`) is done under every policy."""
 VideoState = Literal["queued", "loading", "running", "paused", "stopping", "stopped", "completed", "failed"]
 EndedBy = Literal["length", "stopped", "error"]
 
@@ -117,6 +120,15 @@ class Generator(Protocol):
         ...
 
 
+@runtime_checkable
+class Remembers(Protocol):
+    """A `Generator` whose memories hold frames of the chunk they were made by, exactly as they were shown."""
+
+    def frames_of(self, direction: Direction, memory: Memory) -> Frames:
+        """The last frames of chunk `memory.next_index` - 1, which was made with `direction`; mostly all of them."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class EnhancedChunk:
     """A preview chunk made sharp.
@@ -163,10 +175,15 @@ class Enhancer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model by name: its card, and how to load it (blocking; run it on the worker). load raises `CheckpointError`."""
+    """A model by name: its card, and how to load it (blocking; run it on the worker). load raises `CheckpointError`.
+
+    load_enhancer: what makes its films sharp (blocking), None where nothing does. enhancer: its name before it is loaded.
+    """
 
     card: ModelCard
     load: Callable[[], Generator]
+    load_enhancer: Callable[[], Enhancer] | None = None
+    enhancer: str | None = None
 
 
 # ---------------------------------------------------------------- flow
@@ -216,7 +233,8 @@ class LogEntry:
     """One row of a video's append-only log; `seq` (from 1) is the cursor of everybody who follows.
 
     kind segment: `segment` is set. reset: chunks from `index` on are no longer part of the film. cue: `cue` says what
-    changes from chunk `index` on. state: `view` holds the video as it then was.
+    changes from chunk `index` on, or, where it is None, the cue with the seq `taken_back` does not hold any more. state:
+    `view` holds the video as it then was.
     """
 
     seq: int
@@ -225,17 +243,19 @@ class LogEntry:
     segment: SegmentRef | None = None
     view: VideoView | None = None
     cue: Cue | None = None
+    taken_back: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Denoising step `step` of `steps` of chunk `index`; not logged, only the newest matters."""
+    """Denoising step `step` of `steps` of chunk `index`; not logged, only the newest of each rendition matters."""
 
     index: int
     step: int
     steps: int
     frames_per_second: float | None = None
     """Measured over the last chunks made; None before the first."""
+    rendition: Rendition = "preview"
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +269,7 @@ class VideoView:
     preset: str
     seed: int
     prompt: str
+    """Of the first chunk that is its own: of a branch, what it goes its own way with (`direction` is chunk 0's)."""
     spec: StreamSpec
     created_at_s: int
     num_frames: int | None
@@ -267,10 +288,27 @@ class VideoView:
     parent_id: str | None = None
     fork_index: int | None = None
     enhanced_frames: int = 0
+    """Frames that there are sharp."""
     size_bytes: int = 0
     """Bytes of everything it refers to; what several films share counts for each of them."""
     when_unwatched: str | None = None
     """run, or seconds to go on without a viewer; None: as the server is configured."""
+    enhanced_prefix_frames: int = 0
+    """The frontier: so many frames are sharp without a gap from the film's beginning."""
+    enhance: EnhancePolicy = "none"
+    enhancer: str | None = None
+    """What makes it sharp; None: nothing can."""
+    enhance_error: str | None = None
+    """Why it is made sharp no further."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedVideo:
+    """A video that can be had back until `forgotten_at_s` (Unix seconds), or until the disk is full."""
+
+    view: VideoView
+    deleted_at_s: int
+    forgotten_at_s: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +379,21 @@ class CreateVideo:
     first_chunk_num_inference_steps: int | None = None
     when_unwatched: str | None = None
     """run, or seconds to go on without a viewer; None: as the server is configured."""
+    enhance: EnhancePolicy | None = None
+    """None: as the server is configured, where there is an enhancer."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnhanceVideo:
+    """A checked request to make chunks sharp, whatever the policy: the chunks from the first on up to the second, not included.
+
+    By index, or by time (the chunks that show a moment of [from_s, to_s)); nothing is said: all that is not sharp.
+    """
+
+    from_index: int | None = None
+    to_index: int | None = None
+    from_s: float | None = None
+    to_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,8 +440,26 @@ class Director(Protocol):
         """Have a deleted video back. Raises `NotFound` once its grace is over."""
         ...
 
-    async def edit(self, video_id: str, *, title: str | None = None, when_unwatched: str | None = None) -> VideoView:
-        """Change what is given; when_unwatched: run, or seconds to go on without a viewer."""
+    async def deleted(self) -> Sequence[DeletedVideo]:
+        """What can be had back, the newest deletion first."""
+        ...
+
+    async def edit(
+        self,
+        video_id: str,
+        *,
+        title: str | None = None,
+        when_unwatched: str | None = None,
+        enhance: EnhancePolicy | None = None,
+    ) -> VideoView:
+        """Change what is given; when_unwatched: run, or seconds to go on without a viewer.
+
+        enhance: none also takes back what `enhance` asked for.
+        """
+        ...
+
+    async def enhance(self, video_id: str, request: EnhanceVideo) -> VideoView:
+        """Make these chunks sharp, whatever the policy; harmless for those that are. Raises `Conflict` without an enhancer."""
         ...
 
     async def stop(self, video_id: str) -> VideoView:
@@ -407,6 +478,17 @@ class Director(Protocol):
         """Change what is made from a chunk on: never one that is there or being made, then the next one after is taken.
 
         When it returns the cue is durable and the chunk it names is not begun.
+        """
+        ...
+
+    async def cues(self, video_id: str) -> Sequence[tuple[int, Cue]]:
+        """Those that hold, each with the seq of its log entry, in the order they were given. Raises `NotFound`."""
+        ...
+
+    async def take_back_cue(self, video_id: str, seq: int) -> LogEntry:
+        """Undo the cue with this seq; from chunk `index` of the answer on the film follows what holds without it.
+
+        Raises `NotFound` for no such cue, `Conflict` where its first chunk is begun.
         """
         ...
 
@@ -447,6 +529,14 @@ class Director(Protocol):
 
         Films that are being made come first. Close with `contextlib.aclosing`. Raises `NotFound`, `InvalidRequest`.
         """
+        ...
+
+    def bundle(self, video_id: str) -> AsyncIterator[bytes]:
+        """The film as one file, piece by piece, to carry it elsewhere. Close with `contextlib.aclosing`. Raises `NotFound`."""
+        ...
+
+    async def import_bundle(self, pieces: AsyncIterator[bytes]) -> VideoView:
+        """Take in a film that `bundle` gave elsewhere: all of it, or nothing. Raises `InvalidRequest`, `StoreError`."""
         ...
 
     def models(self) -> Sequence[ModelCard]: ...

@@ -25,8 +25,9 @@
 /** @typedef {{from_index: number, from_s: number, warnings: string[]}} AddedCue  the first chunk it changes, and when that begins */
 /** @typedef {{from_index: number, prompt?: string, seed?: number, num_frames?: number|null, transition_chunks?: number}} BranchVideo */
 /** @typedef {{from_index: number, video: Video, kept: Video}} Redone  kept: the film as it was */
+/** @typedef {{video: Video, deleted_at: number, forgotten_at: number}} Deleted  Unix seconds */
 /** @typedef {{id: string, page_url: string, playlist_url: string, expires_at: number}} Link  addresses are paths on this server */
-/** @typedef {{index: number, rendition: string, revision: number, hash: string}} SegmentAddress */
+/** @typedef {{index: number, rendition: import("./protocol.js").Rendition, revision: number, hash: string, init: string}} SegmentAddress */
 
 export class ApiError extends Error {
   /** @param {number} status 0 = the server was not reached @param {string} message */
@@ -103,6 +104,16 @@ export class Api {
     return this.#json("PATCH", videoPath(id), { title });
   }
 
+  /** What is enhanced without being asked for. @param {string} id @param {import("./sharpness.js").Policy} enhance @returns {Promise<Video>} */
+  setEnhance(id, enhance) {
+    return this.#json("PATCH", videoPath(id), { enhance });
+  }
+
+  /** Chunks made sharp now, whatever the policy: [from_index, to_index). @param {string} id @param {{from_index?: number, to_index?: number}} part */
+  enhance(id, part) {
+    return this.#json("POST", `${videoPath(id)}/enhance`, part);
+  }
+
   /** @param {string} id */
   delete(id) {
     return this.#json("DELETE", videoPath(id));
@@ -113,6 +124,21 @@ export class Api {
     return this.#json("POST", `${videoPath(id)}/undelete`, {});
   }
 
+  /** Films that can be had back, the newest deletion first. @returns {Promise<Deleted[]>} */
+  async deleted() {
+    return (await this.#json("GET", "v1/videos/deleted")).data;
+  }
+
+  /** A film written down. @param {string} id @returns {Promise<object>} */
+  screenplay(id) {
+    return this.#json("GET", `${videoPath(id)}/screenplay`);
+  }
+
+  /** @param {object} screenplay @returns {Promise<Video>} */
+  createFromScreenplay(screenplay) {
+    return this.#json("POST", "v1/videos/screenplays", screenplay);
+  }
+
   /** @param {string} id @returns {Promise<Cue[]>} */
   async cues(id) {
     return (await this.#json("GET", `${videoPath(id)}/cues`)).data;
@@ -121,6 +147,21 @@ export class Api {
   /** @param {string} id @param {AddCue} cue @returns {Promise<AddedCue>} */
   addCue(id, cue) {
     return this.#json("POST", `${videoPath(id)}/cues`, cue);
+  }
+
+  /** Undo a cue whose chunk is not begun. @param {string} id @param {number} seq its name @returns {Promise<{from_index: number}>} */
+  takeBackCue(id, seq) {
+    return this.#json("DELETE", `${videoPath(id)}/cues/${seq}`);
+  }
+
+  /** All of a film in one file, to carry it to another server. @param {string} id */
+  async bundle(id) {
+    return (await this.#fetch("GET", `${videoPath(id)}/bundle`)).blob();
+  }
+
+  /** @param {File} file what `bundle` gave elsewhere @returns {Promise<Video>} */
+  importBundle(file) {
+    return this.#json("POST", "v1/videos/bundles", file);
   }
 
   /** @param {string} id @param {BranchVideo} branch @returns {Promise<Video>} */
@@ -157,14 +198,31 @@ export class Api {
     return (await this.#json("POST", `${videoPath(id)}/links`, { expires_in_s: 3600 })).content_url;
   }
 
+  /** The film's HLS playlist, for a <video> that cannot show the token. @param {string} id @returns {Promise<string>} */
+  async playlistLink(id) {
+    if (this.grant) return new URL(`${videoPath(id)}/index.m3u8`, this.base).href;
+    return new URL((await this.createLink(id, 24 * 3600)).playlist_url, this.base).href;
+  }
+
   /** @param {string} id @returns {Promise<SegmentAddress[]>} */
   async segments(id) {
     return (await this.#json("GET", `${videoPath(id)}/chunks`)).data;
   }
 
+  /** Which frames each chunk of a film has, by their hash. @param {string} id @returns {Promise<import("./pair.js").Made[]>} */
+  async chunksMade(id) {
+    return (await this.#json("GET", `${videoPath(id)}/manifest`)).chunks;
+  }
+
   /** @param {string} id @param {string} hash */
   async segment(id, hash) {
     const response = await this.#fetch("GET", `${videoPath(id)}/segments/${hash}.m4s`);
+    return new Uint8Array(await response.arrayBuffer());
+  }
+
+  /** @param {string} id @param {string} hash */
+  async init(id, hash) {
+    const response = await this.#fetch("GET", `${videoPath(id)}/init/${hash}.mp4`);
     return new Uint8Array(await response.arrayBuffer());
   }
 
@@ -212,7 +270,7 @@ export class Api {
 
   /** @param {string} method @param {string} path @param {object} [body] */
   async #fetch(method, path, body) {
-    const headers = body instanceof FormData ? this.#authorization : { ...this.#authorization, "Content-Type": "application/json" };
+    const headers = isRaw(body) ? this.#authorization : { ...this.#authorization, "Content-Type": "application/json" };
     let response;
     try {
       response = await fetch(new URL(path, this.base), { method, headers: body ? headers : this.#authorization, body: encoded(body) });
@@ -233,12 +291,19 @@ function videoPath(id) {
 /** The sentence in the server's error, in OpenAI's error shape. @param {Response} response */
 async function errorMessage(response) {
   const body = await response.json().catch(() => null);
-  return body?.error?.message ?? `The server answered ${response.status} ${response.statusText}.`;
+  const { message, param } = body?.error ?? {};
+  const place = /[.[]/.test(param ?? "") ? `${param}: ` : "";  // within a list one must know which: cues[3].from_s
+  return message ? place + message : `The server answered ${response.status} ${response.statusText}.`;
+}
+
+/** What is sent as it is. @param {object|undefined} body @returns {body is FormData|Blob} */
+function isRaw(body) {
+  return body instanceof FormData || body instanceof Blob;
 }
 
 /** @param {object|undefined} body */
 function encoded(body) {
-  return body === undefined || body instanceof FormData ? body : JSON.stringify(body);
+  return body === undefined || isRaw(body) ? body : JSON.stringify(body);
 }
 
 /** A request with a file in it, as a form; there null is a word. @param {CreateVideo} request */

@@ -2,22 +2,27 @@
 /** The page: routes and verbs, put together from its parts. */
 
 import { Api, ApiError } from "./api.js";
+import { Compare } from "./compare.js";
 import { Composer, lengthOf } from "./composer.js";
+import { DeletedFilms } from "./deleted.js";
 import { promptAt, Directions, sayCues } from "./directions.js";
 import { ask, byId, inside, setText } from "./dom.js";
-import { branchPoints } from "./family.js";
+import { besideAddress, branchPoints } from "./family.js";
+import { Enhancing } from "./enhancing.js";
 import { Filmstrip } from "./filmstrip.js";
 import { chunkOfFrame } from "./index.js";
 import { listen } from "./keys.js";
 import { Library } from "./library.js";
 import { LowLatency } from "./lowlatency.js";
 import { Notices } from "./notices.js";
+import { sayRedone } from "./plan.js";
 import { Player } from "./player.js";
 import { RenameSheet } from "./rename.js";
+import { ScreenplaySheet } from "./screenplay.js";
 import { SharingSheet } from "./sharing.js";
 import { Stage } from "./stage.js";
 import { VerbSheet } from "./verbs.js";
-import { duration, framesFor, moment, readGrant, readHash, sayState } from "./words.js";
+import { duration, framesFor, moment, readGrant, readHash, readMoment, readPair, sayIn, saySkipped, saySpeed, sayState, withoutToken } from "./words.js";
 
 /** @typedef {import("./protocol.js").Video} Video */
 /** @typedef {import("./player.js").Change} Change */
@@ -32,7 +37,7 @@ const api = new Api();
 const notices = new Notices();
 const player = new Player(byId("video"), api, changed);
 const directions = new Directions(api, directed);
-const filmstrip = new Filmstrip(byId("strip"), byId("overview"), player, marksAt);
+const filmstrip = new Filmstrip(byId("strip"), byId("overview"), player, marksAt, (index) => verbs.planned.open(index));
 const stage = new Stage(player, { goOn: () => act(goOn), caption: captionOf });
 const rename = new RenameSheet(api, () => library.refresh());
 const library = new Library(byId("films"), api, {
@@ -43,17 +48,27 @@ const library = new Library(byId("films"), api, {
     drawMaking();
   },
 });
-const composer = new Composer((request) => act(() => makeFilm(request)));
+const screenplay = new ScreenplaySheet(api, { made: (video) => showAt(video.id, 0), fpsOf: (model) => composer.modelById(model)?.fps, bundle: (file) => act(() => takeIn(file)) });
+const composer = new Composer((request) => act(() => makeFilm(request)), (file) => screenplay.open(file));
+const deleted = new DeletedFilms(api, (id) => act(() => bringBack(id, false)));
 const sharing = new SharingSheet(api, (words) => notices.note(words));
 const lowLatency = new LowLatency(player, api, { trouble: (words) => notices.trouble(words), changed: () => changed("film") });
+const enhancing = new Enhancing(player, api, { act, note: (words) => notices.note(words) });
 const verbs = new VerbSheet({
   player,
   api,
   modelById: (id) => composer.modelById(id),
-  promptAt: (index) => promptAt(player.video?.prompt ?? "", directions.cues, index),
+  promptAt: (index) => promptAt(player.video?.first_prompt ?? "", directions.cues, index),
+  cues: () => directions.cues,
   note: (words, then) => notices.note(words, then),
   show: showAt,
   goOn: continueFilm,
+});
+
+const compare = new Compare(api, {
+  films: () => library.videos,
+  show: (pair, at_s) => (location.hash = `#/compare/${pair.join("/")}?t=${at_s.toFixed(1)}`),
+  open: (videoId, at_s) => (location.hash = `#/video/${videoId}?t=${at_s.toFixed(1)}`),
 });
 
 const stopButton = /** @type {HTMLButtonElement} */ (byId("stop"));
@@ -61,6 +76,8 @@ const continueBy = /** @type {HTMLSelectElement} */ (byId("continue-by"));
 
 /** The film on the stage. */
 let current = "";
+/** The two films side by side. */
+let beside = "";
 /** A film made on this page starts at its beginning, a branch before it leaves its parent; others start where they are now. */
 let begun = { id: "", frame: 0 };
 /** The film's state as last told. */
@@ -70,6 +87,8 @@ let wasLost = false;
 /** When the film ended by itself: who clicks right then meant Stop, not Continue. */
 let endedAt = -Infinity;
 /** @type {ReturnType<typeof setTimeout>|undefined} */ let systemTimer;
+/** For so long the server keeps what was deleted. */
+let graceS = 86_400;
 
 api.onUnauthorized = () => api.grant || askForToken();  // of a link that has ended the player says so
 addEventListener("hashchange", route);
@@ -79,7 +98,7 @@ byId("play").addEventListener("click", () => player.togglePlay());
 byId("video").addEventListener("click", () => player.togglePlay());
 stopButton.addEventListener("click", () => act(stopOrContinue));
 byId("download").addEventListener("click", () => act(download));
-byId("share").addEventListener("click", () => player.video && sharing.open(player.video.id));
+byId("share").addEventListener("click", () => player.video && sharing.open(player.video, player.seconds));
 for (const verb of /** @type {const} */ (["cue", "branch", "redo"])) byId(verb).addEventListener("click", () => verbs.open(verb));
 byId("step-back").addEventListener("click", (event) => (event.shiftKey ? player.stepChunk(-1) : player.step(-1)));
 byId("step-on").addEventListener("click", (event) => (event.shiftKey ? player.stepChunk(1) : player.step(1)));
@@ -102,7 +121,7 @@ async function start() {
   try {
     await learnModels();
     route();
-    await library.refresh();
+    await Promise.all([library.refresh(), deleted.refresh()]);
   } catch (error) {
     if (error instanceof ApiError && error.status === 401) return;
     report(error);
@@ -119,6 +138,7 @@ async function learnModels() {
 /** Until the model is loaded, look again now and then. @param {Record<string, any>} system */
 function watchModel(system) {
   composer.setReady(system.ready, troubleOf(system));
+  graceS = system.grace_s;
   clearTimeout(systemTimer);
   if (!system.ready) systemTimer = setTimeout(() => api.system().then(watchModel, () => watchModel(system)), SYSTEM_POLL_MS);
 }
@@ -130,11 +150,11 @@ function troubleOf({ model, store_error }) {
 
 /** The token arrives in the fragment, which no server log sees; it does not stay in the address bar. */
 function takeToken() {
-  const { token, video } = readHash(location.hash);
+  const { token } = readHash(location.hash);
   takeGrant();
   if (!token) return;
   useToken(token);
-  history.replaceState(null, "", video ? `#/video/${video}` : location.pathname);
+  history.replaceState(null, "", withoutToken(location.hash) || location.pathname);
 }
 
 /** Who comes by a shared link is a guest for as long as the page is open: one film to watch, and no verbs. */
@@ -149,7 +169,7 @@ function takeGrant() {
 /** The film on the stage was opened with the old token: `route` opens it again. @param {string} token */
 function useToken(token) {
   api.setToken(token);
-  current = "";
+  current = beside = "";
 }
 
 function askForToken() {
@@ -171,21 +191,44 @@ async function enterToken() {
 function route() {
   takeToken();
   const { video } = readHash(location.hash);
-  if (video && video === current) return;
+  const pair = api.grant ? null : readPair(location.hash);
+  const at_s = readMoment(location.hash);
+  if (video && video === current) return at_s !== null && player.video ? player.seek(at_s * player.video.fps) : undefined;
   current = video ?? "";
   library.setCurrent(current);
   document.title = "st2v·stream";
-  if (video) {
-    const isBegun = video === begun.id;
-    player.open(video, { atEdge: !isBegun, frame: isBegun && begun.frame > 0 ? begun.frame : undefined });
-  } else {
-    player.close();
-  }
+  if (!video) player.close();
+  else if (at_s !== null) openAt(video, at_s);
+  else openFilm(video);
   wasLost = false;
   lowLatency.end();
   directions.refresh(current);
-  document.body.dataset.view = video ? "film" : "empty";
+  document.body.dataset.view = video ? "film" : pair ? "compare" : "empty";
+  routePair(pair, at_s);
   changed("film");
+}
+
+/** @param {string} video */
+function openFilm(video) {
+  const isBegun = video === begun.id;
+  player.open(video, { atEdge: !isBegun, frame: isBegun && begun.frame > 0 ? begun.frame : undefined });
+}
+
+/** A link to a moment of a film. @param {string} video @param {number} at_s */
+async function openAt(video, at_s) {
+  player.close();
+  const film = await api.video(video).catch(() => null);
+  if (video !== current) return;
+  if (!film) return openFilm(video);  // the player says what is wrong
+  player.open(video, { atEdge: false, frame: Math.floor(Math.max(0, Math.min(at_s * film.fps + 0.01, film.frames - 1))) });
+}
+
+/** @param {[string, string]|null} pair @param {number|null} at_s */
+function routePair(pair, at_s) {
+  const wanted = pair?.join(" ") ?? "";
+  if (!pair) compare.close();
+  else if (wanted !== beside) compare.open(pair, at_s);
+  beside = wanted;
 }
 
 /** @param {string} videoId */
@@ -269,9 +312,10 @@ async function deleteFilm(listed) {
   const wasShown = video.id === current;
   await api.delete(video.id).catch(unlessGone);
   library.remove(video.id);
+  deleted.refresh();
   if (wasShown) location.hash = "#/";
   const growing = video.state === "running" ? " It was still being made, and is stopped." : "";
-  notices.note(`“${video.title || video.prompt}” is deleted.${growing} Its space is freed in a day.`, {
+  notices.note(`“${video.title || video.prompt}” is deleted.${growing} Its space is freed ${sayIn(graceS)}.`, {
     word: "Undo",
     act: () => act(() => bringBack(video.id, wasShown)),
   });
@@ -280,8 +324,17 @@ async function deleteFilm(listed) {
 /** @param {string} videoId @param {boolean} andShow */
 async function bringBack(videoId, andShow) {
   await api.undelete(videoId);
-  await library.refresh();
+  await Promise.all([library.refresh(), deleted.refresh()]);
+  notices.note("The film is back, as it was.", andShow ? null : { word: "Open it", act: () => show(videoId) });
   if (andShow) show(videoId);
+}
+
+/** A film saved whole, from this server or another. @param {File} file */
+async function takeIn(file) {
+  notices.note(`“${file.name}” is being taken in.`);
+  const video = await api.importBundle(file);
+  showAt(video.id, 0);
+  notices.note(`“${video.title || video.prompt}” is here, all of it; it can be continued, branched and made anew.`);
 }
 
 /** Deleted elsewhere is as good as deleted here. @param {unknown} error */
@@ -313,6 +366,10 @@ function changed(change) {
     verbs.draw();
   } else if (change === "playback") {
     drawPlayback();
+  } else if (change === "redone") {
+    if (player.video && !verbs.hasRedone(player.video.id, player.redone.from_index)) notices.note(sayRedone(player.video, player.redone));
+  } else if (change === "skipped") {
+    notices.note(saySkipped(player.skipped));
   } else if (change === "directions") {
     directions.refresh(current);
   } else {
@@ -321,6 +378,7 @@ function changed(change) {
     filmstrip.draw();
     stage.draw();
     drawControls();
+    enhancing.draw();
     drawPlayback();
     verbs.draw();
     if (change === "film") tellState();
@@ -350,6 +408,7 @@ function drawControls() {
   byId("film").hidden = !video;
   if (!video) return;
   document.title = `${growing ? "● " : ""}${video.title || video.prompt} · st2v·stream`;
+  setText(byId("heading"), video.title || video.prompt);
   setText(byId("planned-end"), video.num_frames === null && growing ? "endless" : duration(Math.max(frames, video.num_frames ?? 0) / video.fps));
   setText(byId("end"), duration(frames / video.fps));
   drawVerbs(video);
@@ -380,7 +439,25 @@ function drawContinueChoices(rest, fps) {
   option.hidden = option.disabled = !offered;
 }
 
+/** The film that this one is best compared with: the one it comes from, else its newest branch. */
+function kinOf() {
+  const { video } = player;
+  if (!video || api.grant) return null;
+  const parent = library.videos.find(({ id }) => id === video.parent_id);
+  return parent ?? library.videos.find(({ parent_id }) => parent_id === video.id) ?? null;
+}
+
+function drawBeside() {
+  const [kin, link] = [kinOf(), /** @type {HTMLAnchorElement} */ (byId("beside"))];
+  link.hidden = !kin;
+  if (kin && player.video) link.href = besideAddress(player.video, kin);
+  const words = kin?.id === player.video?.parent_id ? "the film it comes from" : "its newest branch";
+  link.setAttribute("aria-label", `Compare with ${words}`);
+  link.title = `Side by side with ${words} (Y)`;
+}
+
 function drawMaking() {
+  drawBeside();
   const { progress, growing, chunks } = player;
   byId("key-making").hidden = !growing || player.connection !== "open";
   setText(inside(byId("key-making"), "span"), `making chunk ${Math.max(chunks, progress?.index ?? 0) + 1}`);
@@ -392,11 +469,13 @@ function drawPlayback() {
   const play = byId("play");
   play.dataset.is = player.playing ? "playing" : "paused";
   play.setAttribute("aria-label", player.playing ? "Pause" : "Play");
-  setText(byId("speed"), { 1: "1×", 0.5: "½×", 0.25: "¼×" }[player.speed] ?? "1×");
-  byId("speed").setAttribute("aria-label", player.speed === 1 ? "Speed: full" : `Slow motion: ${player.speed === 0.5 ? "half" : "quarter"} speed`);
+  const { shown, said } = saySpeed(player.speed);
+  setText(byId("speed"), shown);
+  byId("speed").setAttribute("aria-label", said);
   byId("speed").dataset.on = String(player.speed < 1);
   byId("loop").setAttribute("aria-pressed", String(player.loop !== null));
   setText(byId("now"), moment(Math.min(player.seconds, player.video ? player.frames / player.video.fps : 0)));
+  enhancing.drawWay();
   filmstrip.drawLoop();
   filmstrip.drawPlayhead();
   if (directions.cues.length > 0) stage.drawCaption();
@@ -423,7 +502,7 @@ function marksAt(index) {
 /** The prompt at the playhead where cues change it, else the film's title. @param {Video} video */
 function captionOf(video) {
   if (directions.cues.length === 0) return video.title || video.prompt;
-  return promptAt(video.prompt, directions.cues, chunkOfFrame(video, player.frame));
+  return promptAt(video.first_prompt, directions.cues, chunkOfFrame(video, player.frame));
 }
 
 // ---------------------------------------------------------------- looking closely
@@ -462,7 +541,7 @@ const KEYS = {
   "chunk-back": () => player.stepChunk(-1),
   "chunk-on": () => player.stepChunk(1),
   first: () => player.seek(0),
-  last: () => (player.growing ? player.goLive() : player.seek(player.frames - 1)),
+  last: () => player.goLast(),
   slow: nextSpeed,
   loop: toggleLoop,
   "loop-from": () => setLoopSide("from"),
@@ -470,6 +549,9 @@ const KEYS = {
   cue: () => openVerb("cue"),
   branch: () => openVerb("branch"),
   redo: () => openVerb("redo"),
+  way: () => enhancing.toggleWay(),
+  enhance: () => enhancing.open(),
+  beside: () => kinOf() && byId("beside").click(),
 };
 
 /** @param {"cue"|"branch"|"redo"} verb */
@@ -481,6 +563,7 @@ function openVerb(verb) {
 function onKey(meant) {
   if (meant === "ask") composer.focus();
   else if (meant === "keys") showKeys();
+  else if (compare.isOpen) return compare.act(meant);
   else if (player.video) KEYS[meant]();
   return meant === "ask" || meant === "keys" || player.video !== null;
 }

@@ -21,10 +21,10 @@ export class Composer {
   #seed = /** @type {HTMLInputElement} */ (byId("seed"));
   /** @type {ReturnType<typeof setTimeout>|undefined} */ #pause;
 
-  /** @param {(request: CreateVideo) => Promise<boolean>} make  whether it was made */
-  constructor(make) {
+  /** @param {(request: CreateVideo) => Promise<boolean>} make  whether it was made @param {(file: File) => void} screenplay  one was dropped */
+  constructor(make, screenplay) {
     const allowed = () => this.model !== null && document.querySelector("dialog[open]") === null;
-    this.reference = new Reference({ allowed, taken: () => this.focus() });
+    this.reference = new Reference({ allowed, taken: () => this.focus(), screenplay });
     this.#form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.#submit(make);

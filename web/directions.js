@@ -4,6 +4,7 @@
 /**
  * A cue as the server lists it.
  * @typedef {object} Cue
+ * @property {number} seq  its name
  * @property {number} from_index
  * @property {number} from_s
  * @property {string|null} prompt
@@ -49,12 +50,12 @@ export class Directions {
     this.onChange = onChange;
   }
 
-  /** Look again: another film, or its cues changed. Guests are not told them. @param {string} videoId */
+  /** Look again: another film, or its cues changed. @param {string} videoId */
   async refresh(videoId) {
     if (videoId !== this.#videoId) this.#take(videoId, []);
     this.#asked += 1;
     const mine = this.#asked;
-    if (!videoId || this.api.grant) return;
+    if (!videoId) return;
     const cues = await this.api.cues(videoId).catch(() => null);  // the film may be gone: the page says so elsewhere
     if (cues && mine === this.#asked) this.#take(videoId, cues);
   }

@@ -21,6 +21,12 @@ export function inFamilies(videos) {
   return members;
 }
 
+/** Where two films of a family are looked at side by side: the older one on the left. @param {Video} a @param {Video} b */
+export function besideAddress(a, b) {
+  const [left, right] = a.parent_id === b.id ? [b, a] : [a, b];
+  return `#/compare/${left.id}/${right.id}`;
+}
+
 /** Chunks where branches of a film begin: how many at each. @param {Iterable<Video>} videos @param {string} parentId */
 export function branchPoints(videos, parentId) {
   /** @type {Map<number, number>} */ const points = new Map();

@@ -31,8 +31,10 @@ export class Filmstrip {
    * @param {HTMLElement} overview the whole film as one thin line, where the strip is wider than the page
    * @param {Player} player
    * @param {(index: number) => Marks} marksAt
+   * @param {(index: number) => boolean} openCue  a cue's mark was clicked; whether it can still be taken back
    */
-  constructor(root, overview, player, marksAt) {
+  constructor(root, overview, player, marksAt, openCue) {
+    this.openCue = openCue;
     this.marksAt = marksAt;
     this.root = root;
     this.overview = overview;
@@ -56,6 +58,7 @@ export class Filmstrip {
     this.track.style.width = `${this.#count * this.#cellPx - GAP_PX}px`;
     this.overview.hidden = this.#count * this.#cellPx - GAP_PX <= this.#room + 0.5;
     inside(this.overview, "i").style.transform = `scaleX(${this.player.frames / this.#plannedFrames})`;
+    inside(this.overview, "em").style.transform = `scaleX(${this.player.sharpFrames / this.#plannedFrames})`;
     this.#drawCells();
     this.drawLoop();
     this.drawPlayhead();
@@ -63,12 +66,26 @@ export class Filmstrip {
 
   /** Only how far the chunk being made has come. */
   drawProgress() {
+    this.#drawEnhancing();
     const { progress } = this.player;
     const cell = progress && this.#cells.get(progress.index);
     if (!progress || !cell) return;
     if (cell.dataset.state === "planned") this.#drawCell(progress.index);
     setText(inside(cell, "small"), cell.dataset.state === "making" ? `${progress.step}/${progress.steps}` : "");
     if (cell.dataset.state === "making") inside(cell, "i").style.transform = `scaleX(${Math.min(1, progress.step / progress.steps)})`;
+  }
+
+  /** The preview's bar turns into the enhanced one from the left. */
+  #drawEnhancing() {
+    const { enhancing } = this.player;
+    const cell = enhancing && this.#cells.get(enhancing.index);
+    const isPreview = cell?.dataset.state === "preview";
+    for (const other of this.track.querySelectorAll("[data-enhancing]")) {
+      if (other !== cell || !isPreview) other.removeAttribute("data-enhancing");
+    }
+    if (!cell || !isPreview) return;
+    cell.dataset.enhancing = "";
+    inside(cell, "em").style.transform = `scaleX(${Math.min(1, enhancing.step / enhancing.steps)})`;
   }
 
   drawPlayhead() {
@@ -153,7 +170,7 @@ export class Filmstrip {
   #newCell(index) {
     const cell = document.createElement("div");
     cell.className = "cell";
-    cell.append(document.createElement("i"), document.createElement("small"));
+    cell.append(document.createElement("i"), document.createElement("em"), document.createElement("small"));
     this.track.append(cell);
     this.#cells.set(index, cell);
     return cell;
@@ -222,7 +239,7 @@ export class Filmstrip {
     const total = this.player.frames / (this.player.video?.fps ?? 1);
     this.root.setAttribute("aria-valuemax", String(Math.max(0, this.player.frames - 1)));
     this.root.setAttribute("aria-valuenow", String(this.player.frame));
-    this.root.setAttribute("aria-valuetext", `${seconds.toFixed(1)} of ${total.toFixed(1)} seconds, chunk ${chunk + 1} of ${this.player.chunks}${spoken(sayMarks(this.marksAt(chunk)))}`);
+    this.root.setAttribute("aria-valuetext", `${seconds.toFixed(1)} of ${total.toFixed(1)} seconds, chunk ${chunk + 1} of ${this.player.chunks}${this.player.rendition(chunk) === "enhanced" ? ", enhanced" : ""}${spoken(sayMarks(this.marksAt(chunk)))}`);
   }
 
   // ---------------------------------------------------------------- drag to scrub
@@ -231,6 +248,7 @@ export class Filmstrip {
   #scrub(surface, frameAt) {
     surface.addEventListener("pointerdown", (event) => {
       if (event.button !== 0 || this.player.frames === 0) return;
+      if (surface === this.root && this.openCue(this.#cellAt(event))) return event.preventDefault();
       this.#dragging = true;
       this.#resumeAfterDrag = this.player.playing;
       surface.setPointerCapture(event.pointerId);
@@ -244,6 +262,11 @@ export class Filmstrip {
         this.#dragging = false;
       });
     }
+  }
+
+  /** @param {PointerEvent} event */
+  #cellAt(event) {
+    return Math.floor((event.clientX - this.track.getBoundingClientRect().left) / this.#cellPx);
   }
 
   /** @param {PointerEvent} event */

@@ -44,6 +44,7 @@ export class SegmentIndex {
   /** @type {Map<number, Entry>} */
   #entries = new Map();
   #contiguous = 0;
+  #sharpPrefix = 0;
   #residentBytes = 0;
 
   /** @param {Grid} grid */
@@ -60,14 +61,19 @@ export class SegmentIndex {
     return this.#entries.get(index) ?? null;
   }
 
-  /** Take note of a segment; false when what we have is as good or better, so that it need not be appended. @param {Entry} entry */
+  /**
+   * Take note of a segment; false when what we have is as good or better, so that it need not be appended. What was evicted is still
+   * known: it is replaced by its like, never by something worse.
+   * @param {Entry} entry
+   */
   put(entry) {
     const known = this.#entries.get(entry.index);
-    if (known && known.resident && !isBetter(entry, known)) return false;
+    if (known && (known.resident ? !isBetter(entry, known) : isBetter(known, entry))) return false;
     this.mark(entry.index, false);
     this.#entries.set(entry.index, { ...entry, resident: false });
     this.mark(entry.index, entry.resident);
     while (this.#entries.has(this.#contiguous)) this.#contiguous += 1;
+    while (this.#isSharp(this.#sharpPrefix)) this.#sharpPrefix += 1;
     return true;
   }
 
@@ -78,6 +84,24 @@ export class SegmentIndex {
       this.#entries.delete(index);
     }
     this.#contiguous = Math.min(this.#contiguous, fromIndex);
+    this.#sharpPrefix = Math.min(this.#sharpPrefix, fromIndex);
+  }
+
+  /** Chunks that are enhanced without a gap, counted from the film's beginning. */
+  get sharpPrefix() {
+    return this.#sharpPrefix;
+  }
+
+  /** The first chunk at or after `index` that is not enhanced, looking at most `count` chunks ahead. @param {number} index */
+  sharpEnd(index, count = 32) {
+    let end = Math.max(index, this.#sharpPrefix);
+    while (end < index + count && this.#isSharp(end)) end += 1;
+    return end;
+  }
+
+  /** @param {number} index */
+  #isSharp(index) {
+    return this.#entries.get(index)?.rendition === "enhanced";
   }
 
   /** Chunks known without a gap, counted from the film's beginning. */

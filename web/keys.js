@@ -1,7 +1,7 @@
 // @ts-check
 /** Which key means what: `,` and `.` step frames, with shift (then `<` and `>`) chunks, as the arrows do. Pure but for the listener. */
 
-/** @typedef {"play"|"stop"|"continue"|"live"|"fullscreen"|"frame-back"|"frame-on"|"chunk-back"|"chunk-on"|"first"|"last"|"slow"|"loop"|"loop-from"|"loop-to"|"cue"|"branch"|"redo"|"ask"|"keys"} Act */
+/** @typedef {"play"|"stop"|"continue"|"live"|"fullscreen"|"frame-back"|"frame-on"|"chunk-back"|"chunk-on"|"first"|"last"|"slow"|"loop"|"loop-from"|"loop-to"|"cue"|"branch"|"redo"|"beside"|"way"|"enhance"|"ask"|"keys"} Act */
 
 /** @type {Record<string, Act>} */
 const ACTS = {
@@ -29,6 +29,9 @@ const ACTS = {
   p: "cue",
   b: "branch",
   r: "redo",
+  y: "beside",
+  v: "way",
+  e: "enhance",
   "/": "ask",
   "?": "keys",
 };

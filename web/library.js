@@ -2,7 +2,7 @@
 /** The list of films: newest first, kept up to date, in place. */
 
 import { byId, inside, setText } from "./dom.js";
-import { inFamilies } from "./family.js";
+import { besideAddress, inFamilies } from "./family.js";
 import { momentOf } from "./plan.js";
 import { bytes, duration } from "./words.js";
 
@@ -133,6 +133,10 @@ export class Library {
     const from = inside(item, ".from");
     from.hidden = !video.parent_id;
     setText(from, sayParent(video, parent));
+    const beside = /** @type {HTMLAnchorElement} */ (inside(item, ".beside"));
+    beside.hidden = !parent;
+    if (parent) beside.href = besideAddress(video, parent);
+    beside.setAttribute("aria-label", `compare side by side with ${parent?.title || parent?.prompt}`);
     item.dataset.state = video.state;
     for (const [name, act] of [["rename", "Rename"], ["delete", "Delete"]]) {
       inside(item, `.${name}`).setAttribute("aria-label", `${act} ${video.title || video.prompt}`);
@@ -234,8 +238,8 @@ function factsOf(video) {
   return stateOf(video) + size;
 }
 
-/** @param {Video} video */
-function stateOf(video) {
+/** "growing · 0:31" @param {Video} video */
+export function stateOf(video) {
   const length = duration(video.frames / video.fps);
   switch (video.state) {
     case "queued":

@@ -27,7 +27,7 @@ export class LowLatency {
     this.page = page;
     this.#button.addEventListener("click", () => (this.#state === "off" ? this.#begin() : this.#goBack()));
     this.#video.addEventListener("click", () => this.#goBack());
-    for (const event of ["seeking", "play"]) player.element.addEventListener(event, () => this.end());
+    for (const event of ["seeking", "play"]) player.element.addEventListener(event, () => player.isRefreshing || this.end());
   }
 
   get on() {

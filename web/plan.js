@@ -6,6 +6,7 @@
  * first own one; a redo makes chunks anew and keeps the film as it was as a film of its own.
  */
 
+import { promptAt, sayCues } from "./directions.js";
 import { chunkOfFrame, startFrame } from "./index.js";
 import { duration, moment } from "./words.js";
 
@@ -54,6 +55,23 @@ export function sayCue(video, index, growing, goesOn) {
   return growing || goesOn ? from : `${from} The film does not grow now; it counts when it goes on.`;
 }
 
+/** A change that is planned. @param {Video} video @param {import("./directions.js").Cue} cue */
+export function sayPlanned(video, cue) {
+  const over = cue.prompt !== null && cue.transition_chunks > 0 ? `, over ${cue.transition_chunks} chunks` : "";
+  return `From ${place(video, cue.from_index)}: ${sayCues([cue], cue.from_index)}${over}.`;
+}
+
+/** What holds there once it is taken back. @param {Video} video @param {import("./directions.js").Cue} cue @param {readonly import("./directions.js").Cue[]} cues all of the film */
+export function sayWithout(video, cue, cues) {
+  const prompt = promptAt(video.first_prompt, cues.filter((other) => other !== cue), cue.from_index);
+  return `Without it the film goes on there with “${prompt}”.`;
+}
+
+/** Those whose first chunk is not begun. @param {readonly import("./directions.js").Cue[]} cues @param {number} open first chunk that is not begun */
+export function plannedFrom(cues, open) {
+  return cues.filter((cue) => cue.from_index >= open).sort((one, other) => one.from_index - other.from_index);
+}
+
 /** @param {Video} video @param {number} index  first chunk of its own */
 export function sayBranch(video, index) {
   if (index === 0) return "A new film begins with all of it made afresh. This film stays as it is.";
@@ -64,6 +82,11 @@ export function sayBranch(video, index) {
 export function sayRedo(video, index, chunks) {
   const which = chunks - index > 1 ? `Chunks ${index + 1} to ${chunks} are` : `Chunk ${chunks} is`;
   return `${which} made anew with another seed, from ${momentOf(video, index)} on; whoever watches sees it. The film as it is now is kept as a film of its own.`;
+}
+
+/** To somebody who watches while others redo. @param {Video} video @param {{from_index: number, chunks: number}} redone chunks: that there were */
+export function sayRedone(video, { from_index, chunks }) {
+  return `${momentOf(video, from_index)} to ${momentOf(video, chunks)} is being made anew${from_index > 0 ? "; what is before stays as it is" : ""}.`;
 }
 
 /** What the picture in the dialog is. @param {Video} video @param {number} index first chunk that is new */

@@ -7,7 +7,9 @@
 import { Appender } from "./appender.js";
 import { openHold, steer, TARGET_CHUNKS } from "./edge.js";
 import { chunkOfFrame, chunksFor, SegmentIndex, startFrame } from "./index.js";
+import { NativeHls, needsNativeHls } from "./nativehls.js";
 import { Refetches } from "./refetches.js";
+import { READ_AHEAD_FRAMES, reachOf, secondsToRefresh } from "./sharpness.js";
 import { WatchSocket } from "./socket.js";
 
 /** @typedef {import("./protocol.js").Video} Video */
@@ -16,8 +18,13 @@ import { WatchSocket } from "./socket.js";
 /** @typedef {import("./protocol.js").MediaSegment} MediaSegment */
 /** @typedef {import("./socket.js").Connection} Connection */
 /** @typedef {{index: number, step: number, steps: number}} Progress */
-/** @typedef {{index: number, init: number, bytes: Uint8Array, handled: () => void}} Arrival  init: place in #inits; handled: called once */
-/** @typedef {"film"|"progress"|"chunks"|"playback"|"connection"|"directions"} Change */
+/** @typedef {import("./sharpness.js").Way} Way */
+/** @typedef {import("./sharpness.js").CaughtUp} CaughtUp */
+/**
+ * @typedef {{index: number, init: number, bytes: Uint8Array, exchanges: boolean, handled: () => void}} Arrival  init: place in #inits;
+ *   exchanges: another making of this chunk is in the buffer; handled: called once
+ */
+/** @typedef {"film"|"progress"|"chunks"|"playback"|"connection"|"directions"|"skipped"|"redone"} Change */
 /** @typedef {{from: number, to: number|null}} Loop  frames; to: the first one not shown again, null = what exists */
 
 /** What stays in the source buffer. Chromium's quota is 155 MB; phones have less. */
@@ -31,20 +38,27 @@ const GROWING = new Set(["queued", "loading", "running", "paused", "stopping"]);
 
 export class Player {
   /** @type {Video|null} */ video = null;
-  /** @type {Progress|null} */ progress = null;
+  /** @type {Progress|null} of the preview */ progress = null;
+  /** @type {Progress|null} of the enhancer */ enhancing = null;
   /** @type {number|null} frames made per second, as measured by the server */ framesPerSecond = null;
   /** @type {Connection} */ connection = "connecting";
   /** @type {string|null} why the connection is closed for good */ closedReason = null;
+  /** What the server left out last, as this viewer is live and its line is slow. */ skipped = { from_s: 0, to_s: 0 };
+  /** Where the film is made anew, and how many chunks there were. */ redone = { from_index: 0, chunks: 0 };
   /** The viewer wants to stay at the live edge. */ following = true;
-  /** Playback waits for film that is not here yet. */ starved = false;
+  /** Playback waits for film that is not here yet, or not sharp. */ starved = false;
+  /** It is here, and not sharp. */ isCaughtUp = false;
   /** Slow motion: 1, 0.5 or 0.25 of the film's speed. */ speed = 1;
   /** @type {Loop|null} */ loop = null;
+  /** How one watches; stays from film to film. @type {Way} */ way = "live";
+  /** @type {CaughtUp} */ caughtUp = "wait";
   /** Times playback had to wait, and times the element itself ran dry (which the gate is there to prevent). */
   stalls = { gated: 0, dry: 0 };
 
   /** @type {WatchSocket|null} */ #socket = null;
   /** @type {SegmentIndex|null} */ #index = null;
   /** @type {Appender|null} */ #appender = null;
+  /** @type {NativeHls|null} instead of the appender, where there are no Media Source Extensions */ #native = null;
   /** @type {MediaSource|null} */ #source = null;
   /** @type {Uint8Array[]} */ #inits = [];
   /** @type {Map<number, number>} the socket's init id -> place in #inits */ #initIds = new Map();
@@ -57,6 +71,10 @@ export class Player {
   #startAtEdge = false;
   #playWhenMore = false;
   #lastRebuild = -Infinity;
+  #heardOfEnhancer = -Infinity;
+  /** The last seek on the spot. */ #onTheSpot = { isRunning: false, at: -Infinity, cost_s: 0 };
+  /** @type {{at: number, to: number}|null} the next one: when (performance.now), and the frame from which on it is not needed */ #refresh = null;
+  /** @type {number|null} what the enhancer makes per second, as measured by the server */ #enhancedPerSecond = null;
 
   /** @param {HTMLVideoElement} element @param {import("./api.js").Api} api @param {(change: Change) => void} onChange */
   constructor(element, api, onChange) {
@@ -92,7 +110,8 @@ export class Player {
     this.#wanted = frame ?? null;
     this.#startAtEdge = atEdge;
     this.following = true;
-    this.#attach();
+    if (needsNativeHls(this.element)) this.#native = new NativeHls(this.element, () => this.api.playlistLink(videoId));
+    else this.#attach();
     this.#socket = new WatchSocket(videoId, this.api.grant ? null : this.api.token, {
       control: (message) => this.#control(message),
       init: (message) => this.#learnInit(message),
@@ -117,7 +136,9 @@ export class Player {
     this.#hold = openHold();
     this.#lastRebuild = -Infinity;
     Object.assign(this, { video: null, progress: null, framesPerSecond: null, connection: "connecting", closedReason: null });
-    Object.assign(this, { starved: false, stalls: { gated: 0, dry: 0 }, speed: 1, loop: null });
+    this.#enhancedPerSecond = null;
+    this.#refresh = null;
+    Object.assign(this, { enhancing: null, starved: false, isCaughtUp: false, stalls: { gated: 0, dry: 0 }, speed: 1, loop: null });
     this.#wanted = null;
     this.#playWhenMore = false;
   }
@@ -159,6 +180,31 @@ export class Player {
     return this.#index?.get(index)?.rendition ?? null;
   }
 
+  /** Chunks that are enhanced without a gap, from the film's beginning. */
+  get sharpChunks() {
+    return this.#index?.sharpPrefix ?? 0;
+  }
+
+  /** Frames that are enhanced without a gap, from the film's beginning. */
+  get sharpFrames() {
+    return this.video ? startFrame(this.video, this.sharpChunks) : 0;
+  }
+
+  /** There are two ways to watch: something of it is enhanced, or can be. */
+  get canBeSharp() {
+    return Boolean(this.video?.enhancer) || (this.video?.enhanced_frames ?? 0) > 0 || this.sharpChunks > 0;
+  }
+
+  /** One watches behind the frontier. */
+  get isSharp() {
+    return this.way === "sharp" && this.canBeSharp && !this.#native;
+  }
+
+  /** A seek on the spot is under way: the place stays the same. */
+  get isRefreshing() {
+    return this.#onTheSpot.isRunning;
+  }
+
   /** The frame on screen, or the one being sought. */
   get frame() {
     if (this.#wanted !== null) return this.#wanted;
@@ -198,7 +244,7 @@ export class Player {
   seek(frame) {
     if (!this.video || this.frames === 0) return;
     const target = Math.max(0, Math.min(this.frames - 1, Math.round(frame)));
-    this.following = this.growing && this.frames - target <= this.#edgeFrames() + this.video.chunk_frames;
+    this.following = this.growing && !this.isSharp && this.frames - target <= this.#edgeFrames() + this.video.chunk_frames;
     this.#playWhenMore = false;
     this.#goTo(target);
   }
@@ -234,12 +280,51 @@ export class Player {
     this.onChange("playback");
   }
 
+  /** To the newest there is; who watched behind the frontier does so no longer. */
   goLive() {
     if (!this.video) return;
+    this.way = "live";
     this.following = true;
     Object.assign(this, { speed: 1, loop: null });
     this.#goTo(Math.max(0, this.frames - this.#edgeFrames()));
     this.element.play().catch(() => {});
+  }
+
+  /** The last frame that is to be seen this way. */
+  goLast() {
+    if (this.isSharp && this.sharpFrames < this.frames) this.#goToFrontier();
+    else if (this.growing) this.goLive();
+    else this.seek(this.frames - 1);
+  }
+
+  /** @param {Way} way  sharp: from the playhead on, or back to where there is something sharp */
+  setWay(way) {
+    if (way === this.way) return;
+    this.way = way;
+    if (way === "live" && this.growing) return this.goLive();
+    this.following = this.following && way === "live";
+    if (this.isSharp && this.frame >= this.#sharpFrom(this.frame)) this.#goToFrontier();
+    this.onChange("playback");
+  }
+
+  /** @param {CaughtUp} caughtUp */
+  setCaughtUp(caughtUp) {
+    this.caughtUp = caughtUp;
+    this.onChange("playback");
+  }
+
+  /** The first frame at or after `frame` that is not enhanced. @param {number} frame */
+  #sharpFrom(frame) {
+    if (!this.video || !this.#index) return 0;
+    return startFrame(this.video, this.#index.sharpEnd(chunkOfFrame(this.video, frame)));
+  }
+
+  /** As near to the frontier as one can play on for a while. */
+  #goToFrontier() {
+    if (!this.video) return;
+    this.following = false;
+    this.#playWhenMore = false;
+    this.#goTo(Math.max(0, this.sharpFrames - READ_AHEAD_FRAMES - this.video.chunk_frames));
   }
 
   #edgeFrames() {
@@ -256,6 +341,8 @@ export class Player {
 
   #applySeek() {
     if (this.#wanted === null || !this.video || this.element.readyState === 0) return;
+    this.#refresh = null; // this seek decodes anew
+    this.#onTheSpot.isRunning = false;
     this.element.currentTime = (this.#wanted + 0.5) / this.video.fps;
   }
 
@@ -266,6 +353,7 @@ export class Player {
   }
 
   #seeked() {
+    if (this.#onTheSpot.isRunning) Object.assign(this.#onTheSpot, { isRunning: false, cost_s: (performance.now() - this.#onTheSpot.at) / 1000 });
     if (this.#wanted !== null && this.video) {
       const past = Math.floor(this.element.currentTime * this.video.fps + 0.01) - this.#wanted;
       // while it plays, time has gone on before this is told; seeking again would go on for ever
@@ -285,6 +373,7 @@ export class Player {
     else if (message.type === "init") this.#codecs[message.id] = { codec: message.codec };
     else if (message.type === "reset") this.#reset(message.from_index);
     else if (message.type === "cue") this.onChange("directions");
+    else if (message.type === "skipped") this.#skip(message.from_index, message.to_index);
     else if (message.type === "progress") this.#setProgress(message);
   }
 
@@ -303,10 +392,16 @@ export class Player {
     this.#finishIfWhole();
   }
 
-  /** @param {Progress & {frames_per_second: number|null}} message */
-  #setProgress({ index, step, steps, frames_per_second }) {
-    this.progress = { index, step, steps };
-    this.framesPerSecond = frames_per_second ?? this.framesPerSecond;
+  /** @param {Progress & {rendition?: import("./protocol.js").Rendition, frames_per_second: number|null}} message */
+  #setProgress({ rendition, index, step, steps, frames_per_second }) {
+    if (rendition === "enhanced") {
+      this.enhancing = { index, step, steps };
+      this.#heardOfEnhancer = performance.now();
+      this.#enhancedPerSecond = frames_per_second ?? this.#enhancedPerSecond;
+    } else {
+      this.progress = { index, step, steps };
+      this.framesPerSecond = frames_per_second ?? this.framesPerSecond;
+    }
     this.onChange("progress");
   }
 
@@ -314,29 +409,55 @@ export class Player {
   #connectionChanged(connection, reason) {
     this.connection = connection;
     this.closedReason = reason;
-    if (connection !== "open") this.progress = null;
+    if (connection !== "open") this.progress = this.enhancing = null;
     this.onChange("connection");
   }
 
   /** @param {number} fromIndex */
   #reset(fromIndex) {
     if (!this.#index || !this.video) return;
+    this.redone = { from_index: fromIndex, chunks: this.chunks };
     this.#leave((segment) => segment.index >= fromIndex);
     this.#index.reset(fromIndex);
     this.#appender?.remove([{ start: this.#index.startSeconds(fromIndex), end: Infinity }]);
     this.api.forgetThumbnails(this.video.id, fromIndex);
     this.loop = null;
+    this.enhancing = null;
     if (this.seconds * this.video.fps >= this.frames) this.#goTo(Math.max(0, this.frames - this.video.chunk_frames));
     this.onChange("chunks");
     this.onChange("directions");
+    if (fromIndex < this.redone.chunks) this.onChange("redone");
+  }
+
+  /**
+   * The server goes on at `toIndex`, and so does who plays next to it. What was left out is known, and fetched when one goes there.
+   * @param {number} fromIndex @param {number} toIndex
+   */
+  #skip(fromIndex, toIndex) {
+    const { video } = this;
+    if (!this.#index || !video) return;
+    const isNews = !this.#index.get(toIndex - 1); // else what was left out is only a sharper making
+    for (let index = fromIndex; index < toIndex; index += 1) {
+      if (!this.#index.get(index)) this.#index.put({ index, rendition: "preview", revision: -1, init: -1, size_bytes: 0, resident: false });
+    }
+    if (!isNews) return;
+    this.skipped = { from_s: this.#index.startSeconds(fromIndex), to_s: this.#index.startSeconds(toIndex) };
+    const isNear = chunkOfFrame(video, this.frame) + 2 >= fromIndex;
+    if (this.following && this.playing && isNear) this.#goTo(startFrame(video, toIndex));
+    this.onChange("chunks");
+    this.onChange("skipped");
   }
 
   /** Init ids belong to one connection; equal bytes are one init. @param {InitSegment} message */
   #learnInit({ init, bytes }) {
-    let place = this.#inits.findIndex((known) => sameBytes(known, bytes));
-    if (place < 0) place = this.#inits.push(bytes) - 1;
-    this.#initIds.set(init, place);
+    this.#initIds.set(init, this.#placeOfInit(bytes));
     this.#openBuffer(this.#codecs[init]?.codec);
+  }
+
+  /** @param {Uint8Array} bytes */
+  #placeOfInit(bytes) {
+    const place = this.#inits.findIndex((known) => sameBytes(known, bytes));
+    return place < 0 ? this.#inits.push(bytes) - 1 : place;
   }
 
   /** @param {MediaSegment} segment @param {() => void} handled */
@@ -344,11 +465,20 @@ export class Player {
     const init = this.#initIds.get(segment.init);
     if (!this.#index || init === undefined) throw new Error(`segment ${segment.index} came before its init segment ${segment.init}`);
     const { index, rendition, revision, bytes } = segment;
+    const exchanges = this.#index.get(index)?.resident ?? false;
     const isNews = this.#index.put({ index, rendition, revision, init, size_bytes: bytes.length, resident: true });
-    if (isNews) this.#append({ index, init, bytes, handled });
+    if (rendition === "enhanced") this.#noteSharp(index);
+    if (isNews && !this.#native) this.#append({ index, init, bytes, exchanges, handled });
     else handled();
+    this.#native?.begin();
     this.#widenSeekable();
     this.onChange("chunks");
+  }
+
+  /** @param {number} index */
+  #noteSharp(index) {
+    this.#heardOfEnhancer = performance.now();
+    if (this.enhancing && this.enhancing.index <= index) this.enhancing = null;
   }
 
   /** Segments that will never be appended are dealt with too: the server waits for the word. @param {(segment: Arrival) => boolean} isLeft */
@@ -373,6 +503,8 @@ export class Player {
   #detach() {
     this.#appender?.close();
     this.#appender = null;
+    this.#native?.close();
+    this.#native = null;
     this.#source = null;
     if (this.element.src) URL.revokeObjectURL(this.element.src);
     this.element.removeAttribute("src");
@@ -403,11 +535,37 @@ export class Player {
   }
 
   /** @param {Arrival} arrival @param {boolean} resident */
-  #settled({ index, handled }, resident) {
+  #settled({ index, exchanges, handled }, resident) {
     this.#index?.mark(index, resident);
     handled();
-    if (resident) this.#appended();
-    else this.#refetches.failed(index);
+    if (!resident) return this.#refetches.failed(index);
+    this.#appended();
+    if (exchanges) this.#exchanged(index);
+  }
+
+  /** What was decoded of the chunk before is thrown away, where else it would be seen for too long. @param {number} index */
+  #exchanged(index) {
+    const { video, element } = this;
+    if (!video) return;
+    const [from, to] = [startFrame(video, index), startFrame(video, index + 1)];
+    const rate = this.playing ? element.playbackRate : 0;
+    const rested_s = (performance.now() - this.#onTheSpot.at) / 1000;
+    const wait_s = secondsToRefresh({ from, to, frame: this.frame, fps: video.fps, rate, rested_s, cost_s: this.#onTheSpot.cost_s });
+    if (wait_s === null) return;
+    const at = performance.now() + 1000 * wait_s;
+    this.#refresh = { at: Math.min(at, this.#refresh?.at ?? Infinity), to: Math.max(to, this.#refresh?.to ?? 0) };
+    this.#refreshIfDue();
+  }
+
+  /** Seek on the spot; not while another seek runs, which may have decoded what is no longer there. */
+  #refreshIfDue() {
+    const { element, video } = this;
+    if (!this.#refresh || !video || element.seeking || element.readyState === 0 || performance.now() < this.#refresh.at) return;
+    const isSeen = this.frame < this.#refresh.to;
+    this.#refresh = null;
+    if (!isSeen) return;
+    Object.assign(this.#onTheSpot, { isRunning: true, at: performance.now() });
+    element.currentTime = element.ended ? (this.frame + 0.5) / video.fps : element.currentTime;
   }
 
   #appended() {
@@ -425,7 +583,8 @@ export class Player {
   #startAtTheEdge(video) {
     if (this.growing && this.chunks < video.chunks) return;
     this.#startAtEdge = false;
-    if (this.growing && this.chunks > 2) this.goLive();
+    if (this.isSharp) this.#goToFrontier();
+    else if (this.growing && this.chunks > 2) this.goLive();
   }
 
   /** Take chunks out so that `budget` bytes stay. @param {number} budget */
@@ -506,24 +665,33 @@ export class Player {
   }
 
   /**
-   * False where it must be tried again: entries are of one film, so another entry, or none, means that this one is not wanted any more.
+   * The best there is, which may be better than what was evicted. False where it must be tried again: entries are of one film, so
+   * another entry, or none, means that this one is not wanted any more.
    * @param {string} id @param {number} index @param {import("./api.js").SegmentAddress[]} addresses
    */
   async #refetchOne(id, index, addresses) {
     const entry = this.#index?.get(index);
     if (!entry) return true;
-    const address = addresses.find((a) => a.index === index && a.rendition === entry.rendition && a.revision === entry.revision);
+    const address = addresses.find((a) => a.index === index);
     if (!address) return false;
-    const bytes = await this.api.segment(id, address.hash);
+    const isSame = address.rendition === entry.rendition && address.revision === entry.revision;
+    const [bytes, init] = await Promise.all([this.api.segment(id, address.hash), isSame ? entry.init : this.#fetchInit(id, address)]);
     if (this.#index?.get(index) !== entry) return true;
-    this.#index.mark(index, true);
-    this.#append({ index, init: entry.init, bytes, handled: () => {} });
+    const { rendition, revision } = address;
+    if (!this.#index.put({ index, rendition, revision, init, size_bytes: bytes.length, resident: true })) return false;
+    this.#append({ index, init, bytes, exchanges: false, handled: () => {} });
+    this.onChange("chunks");
     return true;
+  }
+
+  /** Of a rendition that came over the socket for no chunk yet. @param {string} id @param {import("./api.js").SegmentAddress} address */
+  async #fetchInit(id, address) {
+    return this.#placeOfInit(await this.api.init(id, address.init));
   }
 
   /** The element has failed: start over with a new source at the same place; a second time within 10 s, leave it be. */
   #rebuild() {
-    if (!this.element.error || !this.video || performance.now() - this.#lastRebuild < 10_000) return;
+    if (this.#native || !this.element.error || !this.video || performance.now() - this.#lastRebuild < 10_000) return;
     this.#lastRebuild = performance.now();
     const frame = this.frame;
     this.#detach();
@@ -540,18 +708,24 @@ export class Player {
     const { video, element } = this;
     if (!video) return;
     this.#finishIfWhole();
+    const following = this.following && !this.isSharp;
+    this.#socket?.setLive(following && this.growing && !this.#native);
     if (element.readyState === 0 || element.seeking) return;
-    const ahead = this.#bufferedEnd() - element.currentTime;
+    if (this.#native) return this.#tickNative();
+    this.#refreshIfDue();
+    const reach = this.#reach();
+    const buffered = this.#bufferedEnd() - element.currentTime;
+    const ahead = Math.min(buffered, reach - element.currentTime);
     const { rate, jump, hold } = steer(
       {
         ahead,
         behind: this.behind,
         fps: video.fps,
         chunk_s: video.chunk_frames / video.fps,
-        more: this.#moreAhead(),
+        more: reach < Infinity || this.#moreAhead(),
         growing: this.growing,
-        following: this.following,
-        pace: this.pace,
+        following,
+        pace: reach < Infinity ? this.#enhancedPace : this.pace,
       },
       this.#hold,
     );
@@ -560,14 +734,33 @@ export class Player {
     if (element.playbackRate !== rate * this.speed) element.playbackRate = rate * this.speed;
     if (this.loop && this.playing && this.#isPastLoop()) this.#goTo(this.loop.from);
     if (jump && this.playing) this.goLive();
-    if (ahead < 1) this.#fetchMissing(this.frame + Math.ceil(ahead * video.fps));
-    this.#setStarved(hold.gated && this.playing);
+    if (buffered < 1) this.#fetchMissing(this.frame + Math.ceil(buffered * video.fps));
+    this.#setStarved(hold.gated && this.playing, reach < element.currentTime + buffered);
   }
 
-  /** @param {boolean} starved */
-  #setStarved(starved) {
-    if (starved === this.starved) return;
-    this.starved = starved;
+  /** The browser itself sees to the buffer. */
+  #tickNative() {
+    if (this.element.playbackRate !== this.speed) this.element.playbackRate = this.speed;
+    if (this.loop && this.playing && this.#isPastLoop()) this.#goTo(this.loop.from);
+  }
+
+  /** Seconds up to which one may play: all that is there, or what is sharp from here on. */
+  #reach() {
+    if (!this.video || !this.isSharp || this.caughtUp === "preview") return Infinity;
+    const end = this.#sharpFrom(this.frame);
+    return end >= this.frames && !this.growing ? Infinity : reachOf(end, this.video.fps, (performance.now() - this.#heardOfEnhancer) / 1000);
+  }
+
+  /** Seconds of film enhanced per second, null before it is measured. */
+  get #enhancedPace() {
+    return this.video && this.#enhancedPerSecond !== null ? this.#enhancedPerSecond / this.video.fps : null;
+  }
+
+  /** @param {boolean} starved @param {boolean} forSharp */
+  #setStarved(starved, forSharp) {
+    const isCaughtUp = starved && forSharp;
+    if (starved === this.starved && isCaughtUp === this.isCaughtUp) return;
+    Object.assign(this, { starved, isCaughtUp });
     this.onChange("playback");
   }
 

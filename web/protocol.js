@@ -18,7 +18,8 @@ const VERSION = 1;
  * @typedef {object} Video
  * @property {string} id
  * @property {State} state
- * @property {string} prompt
+ * @property {string} prompt        of the first chunk that is its own: of a branch, what it goes its own way with
+ * @property {string} first_prompt  of chunk 0
  * @property {string} title
  * @property {string} model
  * @property {string} preset
@@ -39,6 +40,11 @@ const VERSION = 1;
  * @property {number} [size_bytes]
  * @property {string|{message?: string}|null} [error]
  * @property {number} [cursor]
+ * @property {"all"|"watched"|"idle"|"none"} [enhance]  what is enhanced without being asked for
+ * @property {string|null} [enhancer]  null: this server makes nothing sharp
+ * @property {number} [enhanced_frames]  anywhere in the film
+ * @property {number} [enhanced_prefix_frames]  from its beginning without a gap
+ * @property {string|null} [enhance_error]
  */
 
 /** @typedef {{kind: "init", rendition: Rendition, init: number, bytes: Uint8Array}} InitSegment */
@@ -56,16 +62,22 @@ const VERSION = 1;
  * @typedef {{type: "welcome", cursor: number, video: Video}
  *   | {type: "init", id: number, codec: string, rendition: Rendition, width: number, height: number}
  *   | {type: "state", seq: number, video: Video}
- *   | {type: "progress", index: number, step: number, steps: number, frames_per_second: number|null}
+ *   | {type: "progress", rendition?: Rendition, index: number, step: number, steps: number, frames_per_second: number|null}
  *   | {type: "reset", seq: number, from_index: number}
- *   | {type: "cue", seq: number, index: number}
+ *   | {type: "cue", seq: number, index: number, prompt: string|null, taken_back: number|null}
+ *   | {type: "skipped", seq: number, from_index: number, to_index: number}
  *   | {type: "ended", seq: number, ended_by: string}
  *   | {type: "error", code: string, message: string}} Control
  */
 
-/** @param {number} cursor */
-export function hello(cursor) {
-  return JSON.stringify({ type: "hello", cursor, renditions: RENDITIONS });
+/** @param {number} cursor @param {boolean} live  may be skipped ahead to the live edge */
+export function hello(cursor, live) {
+  return JSON.stringify({ type: "hello", cursor, renditions: RENDITIONS, live });
+}
+
+/** At the live edge from now on, or looking at the past. @param {boolean} live */
+export function sayLive(live) {
+  return JSON.stringify({ type: "live", live });
 }
 
 /** @param {number} seq */

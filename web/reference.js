@@ -2,6 +2,7 @@
 /** The image or clip a new film begins from: chosen, dropped anywhere or pasted; shown small beside the prompt before it is sent. */
 
 import { byId, inside, setText } from "./dom.js";
+import { isBundle, isScreenplay } from "./screenplay.js";
 import { bytes } from "./words.js";
 
 /** As the server has it: what else it would refuse only after all of it was sent. */
@@ -12,7 +13,7 @@ const CLIPS = new Set(["video/mp4", "video/quicktime", "video/webm"]);
 /** Why a file cannot begin a film, in words; null where it can, as far as one sees from outside. @param {{name: string, type: string, size: number}} file */
 export function whyRefused({ name, type, size }) {
   const kind = IMAGES.has(type) ? "image" : CLIPS.has(type) ? "clip" : null;
-  if (kind === null) return `“${name}” cannot begin a film: it takes a PNG, JPEG or WebP image, or an MP4, MOV or WebM clip.`;
+  if (kind === null) return `“${name}” cannot begin a film: it takes a PNG, JPEG or WebP image, an MP4, MOV or WebM clip, or a screenplay (JSON).`;
   if (size === 0) return `“${name}” is empty.`;
   if (size > MAX_BYTES[kind]) return `“${name}” is too large: ${bytes(size)}; ${kind === "image" ? "an image" : "a clip"} may have ${bytes(MAX_BYTES[kind])}.`;
   return null;
@@ -26,10 +27,14 @@ export class Reference {
   #url = "";
   /** @type {ReturnType<typeof setTimeout>|undefined} */ #dragged;
 
-  /** @param {{allowed: () => boolean, taken: () => void}} page  taken: there is a picture now; one thing is missing, the prompt */
-  constructor({ allowed, taken }) {
+  /**
+   * @param {{allowed: () => boolean, taken: () => void, screenplay: (file: File) => void}} page  taken: there is a picture now; one thing
+   *   is missing, the prompt. screenplay: it was one of those
+   */
+  constructor({ allowed, taken, screenplay }) {
     this.allowed = allowed;
     this.taken = taken;
+    this.screenplay = screenplay;
     byId("reference-choose").addEventListener("click", () => this.#input.click());
     this.#input.addEventListener("change", () => this.#takeFirst(this.#input.files));
     byId("reference-remove").addEventListener("click", () => {
@@ -58,6 +63,7 @@ export class Reference {
   #takeFirst(files) {
     const file = files?.[0];
     if (!file) return;
+    if (isScreenplay(file) || isBundle(file)) return this.screenplay(file);
     const why = whyRefused(file);
     this.#refuse(why);
     if (why) return;

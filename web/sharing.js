@@ -2,8 +2,11 @@
 /** The sheet that makes links to one film for others, shows them to be copied, and takes them back. */
 
 import { byId, inside, setText } from "./dom.js";
+import { save, saveBundle } from "./screenplay.js";
+import { moment } from "./words.js";
 
 /** @typedef {import("./api.js").Link} Link */
+/** @typedef {import("./protocol.js").Video} Video */
 
 const COPIED_MS = 1500;
 
@@ -15,8 +18,14 @@ export function sayUntil(expires_at, format = new Intl.DateTimeFormat(undefined,
 export class SharingSheet {
   #sheet = /** @type {HTMLDialogElement} */ (byId("sharing"));
   #list = inside(this.#sheet, ".links");
-  #videoId = "";
+  #fromHere = /** @type {HTMLInputElement} */ (inside(byId("share-moment"), "input"));
+  /** @type {Video|null} */ #video = null;
+  /** Where the film stands, in seconds. */ #at_s = 0;
   /** @type {Map<string, Link[]>} made on this page, by film: the server does not list them */ #made = new Map();
+
+  get #videoId() {
+    return this.#video?.id ?? "";
+  }
 
   /** @param {import("./api.js").Api} api @param {(words: string) => void} note */
   constructor(api, note) {
@@ -26,11 +35,17 @@ export class SharingSheet {
     byId("make-link").addEventListener("click", () => this.#try(() => this.#make()));
     byId("revoke-all").addEventListener("click", () => this.#try(() => this.#revoke(null)));
     byId("sharing-close").addEventListener("click", () => this.#sheet.close());
+    byId("save-screenplay").addEventListener("click", () => this.#try(async () => this.#video && save(this.api, this.#video)));
+    byId("save-bundle").addEventListener("click", () => this.#try(async () => this.#video && saveBundle(this.api, this.#video)));
+    this.#fromHere.addEventListener("change", () => this.#draw());
   }
 
-  /** @param {string} videoId */
-  open(videoId) {
-    this.#videoId = videoId;
+  /** @param {Video} video @param {number} at_s */
+  open(video, at_s) {
+    this.#video = video;
+    this.#at_s = Math.floor(at_s * 10) / 10;
+    this.#fromHere.checked = false;
+    setText(inside(byId("share-moment"), "b"), moment(this.#at_s));
     this.#say(null);
     this.#draw();
     if (!this.#sheet.open) this.#sheet.showModal();
@@ -56,7 +71,7 @@ export class SharingSheet {
     this.note(id === null ? "Every link to this film is taken back: whoever watches by one is shown out." : "The link is taken back: whoever watches by it is shown out.");
   }
 
-  /** @param {() => Promise<void>} act */
+  /** @param {() => Promise<unknown>} act */
   async #try(act) {
     this.#say(null);
     try {
@@ -82,7 +97,8 @@ export class SharingSheet {
     const template = /** @type {HTMLTemplateElement} */ (byId("link-item"));
     const item = /** @type {HTMLElement} */ (template.content.firstElementChild?.cloneNode(true));
     setText(inside(item, ".until"), sayUntil(link.expires_at));
-    const addresses = [link.page_url, link.playlist_url].map((path) => new URL(path.slice(1), document.baseURI).href);
+    const from = this.#fromHere.checked ? `?t=${this.#at_s}` : "";
+    const addresses = [link.page_url + from, link.playlist_url].map((path) => new URL(path.slice(1), document.baseURI).href);
     [...item.getElementsByTagName("input")].forEach((field, i) => (field.value = addresses[i]));
     for (const button of item.querySelectorAll(".copy")) button.addEventListener("click", () => copyFrom(/** @type {HTMLElement} */ (button)));
     inside(item, ".revoke").addEventListener("click", () => this.#try(() => this.#revoke(link.id)));

@@ -1,7 +1,7 @@
 // @ts-check
 /** Watching one film: a WebSocket that comes back by itself and goes on from the cursor, so that nothing is missed or sent twice. */
 
-import { ack, backoffSeconds, finalReason, hello, readBinary, readControl, SUBPROTOCOL } from "./protocol.js";
+import { ack, backoffSeconds, finalReason, hello, readBinary, readControl, sayLive, SUBPROTOCOL } from "./protocol.js";
 
 /** @typedef {import("./protocol.js").Control} Control */
 /** @typedef {import("./protocol.js").InitSegment} InitSegment */
@@ -29,6 +29,7 @@ export class WatchSocket {
   /** @type {ReturnType<typeof setTimeout>|undefined} */ #timer;
   #attempt = 0;
   #closed = false;
+  #live = false;
 
   /** @param {string} videoId @param {string|null} token @param {Listeners} listeners @param {string} base */
   constructor(videoId, token, listeners, base = document.baseURI) {
@@ -48,6 +49,13 @@ export class WatchSocket {
     this.#connect();
   };
 
+  /** Whether the viewer stays at the live edge: only then may the server leave something out. @param {boolean} live */
+  setLive(live) {
+    if (live === this.#live) return;
+    this.#live = live;
+    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(sayLive(live));
+  }
+
   close() {
     this.#closed = true;
     clearTimeout(this.#timer);
@@ -62,7 +70,7 @@ export class WatchSocket {
     url.hash = "";
     const socket = new WebSocket(url, this.token ? [SUBPROTOCOL, `bearer.${this.token}`] : [SUBPROTOCOL]);
     socket.binaryType = "arraybuffer";
-    socket.onopen = () => socket.send(hello(this.cursor));
+    socket.onopen = () => socket.send(hello(this.cursor, this.#live));
     socket.onmessage = (event) => this.#receive(socket, event.data);
     socket.onclose = (event) => this.#lost(socket, event.code, event.reason);
     this.#socket = socket;

@@ -2,6 +2,7 @@
 /** What lies over the film: the live badge, the figures, and in words what is going on when there is nothing to see. */
 
 import { ask, byId, inside, setText } from "./dom.js";
+import { sayCaughtUp } from "./sharpness.js";
 import { duration, sayFirstChunk } from "./words.js";
 
 /** @typedef {import("./player.js").Player} Player */
@@ -31,6 +32,7 @@ export class Stage {
     inside(this.#message, "button").addEventListener("click", goOn);
     byId("notes").addEventListener("click", () => this.#showNotes());
     byId("retry").addEventListener("click", () => player.retry());
+    byId("play-on").addEventListener("click", () => player.setCaughtUp("preview"));
     byId("fullscreen").addEventListener("click", () => this.toggleFullscreen());
     setInterval(() => this.drawFigures(), FIGURES_MS);
     this.#keepBackdrop();
@@ -85,19 +87,20 @@ export class Stage {
   #drawBadge(video) {
     const { is, word, where } = this.#situation(video);
     this.#badge.dataset.is = is;
-    this.#badge.disabled = is !== "growing";
+    this.#badge.disabled = is !== "growing" && is !== "sharp";
     this.#badge.title = this.#badge.disabled ? "" : "Go to the newest frame (L)";
     setText(inside(this.#badge, "b"), word);
     setText(inside(this.#badge, "span"), where);
-    inside(this.#badge, "small").hidden = this.isElsewhere || (is !== "live" && is !== "growing");
+    inside(this.#badge, "small").hidden = this.isElsewhere || is === "offline" || is === "ended";
   }
 
-  /** @param {Video} video @returns {{is: "live"|"growing"|"offline"|"ended", word: string, where: string}} */
+  /** @param {Video} video @returns {{is: "live"|"growing"|"sharp"|"offline"|"ended", word: string, where: string}} */
   #situation(video) {
     const { behind, growing, connection } = this.player;
     if (!growing) return { is: "ended", word: endedWord(video), where: endedWhere(video) };
     if (connection !== "open") return { is: "offline", word: "Offline", where: `${behind.toFixed(1)} s left` };
     if (this.isElsewhere) return { is: "live", word: "Live", where: "as it is made" };
+    if (this.player.isSharp) return { is: "sharp", word: "Sharp", where: `${behind.toFixed(1)} s behind` };
     const live = behind < LIVE_S;
     return { is: live ? "live" : "growing", word: live ? "Live" : "Growing", where: `${behind.toFixed(1)} s behind` };
   }
@@ -109,11 +112,14 @@ export class Stage {
     const felt = starved && performance.now() - this.#starvedSince > SAY_WAITING_AFTER_MS;
     const paused = video?.state === "paused" && frames > 0;
     this.#waiting.hidden = connection !== "open" || !(paused || felt);
-    if (!this.#waiting.hidden) setText(this.#waiting, paused ? `paused: ${pausedSentence(video)}` : this.#whatIsAwaited());
+    if (this.#waiting.hidden) return;
+    setText(inside(this.#waiting, "span"), paused ? `paused: ${pausedSentence(video)}` : this.#whatIsAwaited());
+    inside(this.#waiting, "button").hidden = paused || !this.player.isCaughtUp;
   }
 
   #whatIsAwaited() {
-    const { progress, growing } = this.player;
+    const { progress, growing, isCaughtUp, enhancing, video } = this.player;
+    if (isCaughtUp) return sayCaughtUp(enhancing, video?.enhance, video?.enhance_error ?? null);
     if (!progress || !growing) return "waiting for the next chunk";
     return `waiting for chunk ${progress.index + 1} · step ${progress.step} of ${progress.steps}`;
   }

@@ -7,6 +7,7 @@
 import { sayUnknown } from "./composer.js";
 import { byId, inside, setText } from "./dom.js";
 import { startFrame } from "./index.js";
+import { PlannedSheet } from "./planned.js";
 import { branchFrames, branchLengths, chunkFrom, firstOpenChunk, momentOf, nearestBorder, sayBranch, sayCue, sayFork, sayRedo } from "./plan.js";
 import { framesFor } from "./words.js";
 
@@ -19,6 +20,7 @@ import { framesFor } from "./words.js";
  * @property {import("./api.js").Api} api
  * @property {(modelId: string) => import("./api.js").Model|null} modelById
  * @property {(index: number) => string} promptAt  the prompt that holds at a chunk
+ * @property {() => readonly import("./directions.js").Cue[]} cues
  * @property {(words: string, then?: {word: string, act: () => void}|null) => void} note
  * @property {(videoId: string, frame: number) => void} show  open a film at a frame
  * @property {(numFrames: number|null) => Promise<void>} goOn
@@ -46,6 +48,7 @@ export class VerbSheet {
   /** Of branch and redo: the first chunk that will be new. */ #fork = 0;
   #videoId = "";
   /** @type {Before|null} */ #before = null;
+  /** The redo that was asked for here: who did it is told more than who watches. */ #redone = "";
 
   /** @param {Page} page */
   constructor(page) {
@@ -60,6 +63,11 @@ export class VerbSheet {
     byId("fork-later").addEventListener("click", () => this.#moveFork(1));
     for (const field of [this.#prompt, this.#seed, this.#when, this.#goOn]) field.addEventListener("input", () => this.draw());
     inside(byId("verb-instead"), "button").addEventListener("click", () => this.#branchInstead());
+    this.planned = new PlannedSheet(page);
+    inside(byId("verb-planned"), "button").addEventListener("click", () => {
+      this.#sheet.close();
+      this.planned.open(null);
+    });
   }
 
   /** @param {Verb} verb */
@@ -78,13 +86,22 @@ export class VerbSheet {
     if (verb !== "redo") this.#prompt.select();
   }
 
+  /** Whether it was done here, just now; asked once. @param {string} videoId @param {number} from_index */
+  hasRedone(videoId, from_index) {
+    const isOwn = this.#redone === `${videoId} ${from_index}`;
+    if (isOwn) this.#redone = "";
+    return isOwn;
+  }
+
   /** Again, with what is known now: the film grows on while one thinks. */
   draw() {
     const { video } = this.page.player;
+    this.planned.draw();
     if (!this.#sheet.open) return;
     if (!video || video.id !== this.#videoId) return this.#sheet.close();
     if (this.#verb === "cue") this.#drawCue(video);
     else this.#drawFork(video);
+    this.#drawPlanned();
     byId("verb-transition-field").hidden = this.#verb === "redo" || (this.#verb === "branch" && !this.#prompt.value.trim());
     this.#drawUnknown(video);
     this.#button.disabled = this.#button.dataset.busy === "yes" || !this.#isSaid;
@@ -191,6 +208,12 @@ export class VerbSheet {
     setText(inside(byId("verb-instead"), "button"), `From where I am looking instead (${momentOf(video, here)}), as a branch`);
   }
 
+  #drawPlanned() {
+    const { length } = this.planned.cues;
+    byId("verb-planned").hidden = this.#verb !== "cue" || length === 0;
+    setText(inside(byId("verb-planned"), "button"), length === 1 ? "One change is planned already" : `${length} changes are planned already`);
+  }
+
   /** @param {Video} video */
   #drawFork(video) {
     const { chunks } = this.page.player;
@@ -266,6 +289,7 @@ export class VerbSheet {
 
   /** @param {Video} video */
   async #redo(video) {
+    this.#redone = `${video.id} ${this.#fork}`;
     const { from_index, kept } = await this.page.api.redo(video.id, { from_index: this.#fork, ...(this.#seed.value && { seed: this.#seedValue() }) });
     this.page.note(`Being made anew from ${momentOf(video, from_index)} on. The film as it was is kept.`, {
       word: "Open it",

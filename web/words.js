@@ -1,6 +1,12 @@
 // @ts-check
 /** How the page says numbers and words. Pure. */
 
+/** How fast a film plays: what a button shows, and what it says. @param {number} speed  1, 0.5 or 0.25 */
+export function saySpeed(speed) {
+  const shown = { 1: "1×", 0.5: "½×", 0.25: "¼×" }[speed] ?? `${speed}×`;
+  return { shown, said: speed === 1 ? `${shown} speed` : `${shown} speed, slow motion` };
+}
+
 /** 0:09, 1:02, 1:00:05. @param {number} seconds */
 export function duration(seconds) {
   const whole = Math.max(0, Math.floor(seconds + 1e-6));
@@ -35,14 +41,27 @@ export function quoted(words) {
 }
 
 /** A film's state as one says it. @param {import("./protocol.js").Video} video */
-export function sayState({ state, frames, fps, ended_by }) {
+export function sayState({ state, frames, fps, ended_by, error }) {
   const length = duration(frames / fps);
-  if (state === "failed") return `The film failed at ${length}`;
+  if (state === "failed") return `The film could not go on at ${length}${error ? `: ${typeof error === "string" ? error : error.message}` : ""}`;
   if (state === "stopped" || ended_by === "stopped") return `The film is stopped at ${length}`;
   if (state === "completed") return `The film is whole, ${length} long`;
   if (state === "queued") return "The film waits for its turn";
   if (state === "loading") return "The model is loading";
   return state === "running" ? "The film is growing" : `The film is ${state}`;
+}
+
+/** What a live viewer on a slow line did not get. @param {{from_s: number, to_s: number}} skipped */
+export function saySkipped({ from_s, to_s }) {
+  return `The connection is too slow for the live picture: ${duration(from_s)} to ${duration(to_s)} was left out. Rewind to see it.`;
+}
+
+/** "in a day", "in 6 hours". @param {number} seconds */
+export function sayIn(seconds) {
+  const [unit, size] = seconds < 5400 ? ["minute", 60] : seconds < 86_400 ? ["hour", 3600] : ["day", 86_400];
+  const count = Math.round(seconds / size);
+  if (count === 0) return "at once";
+  return count === 1 ? `in ${unit === "hour" ? "an" : "a"} ${unit}` : `in ${count} ${unit}s`;
 }
 
 /** Frames that make so many seconds; null stays endless. @param {number|null} seconds @param {number} fps */
@@ -55,6 +74,24 @@ export function readHash(hash) {
   const token = /(?:^#|[&?])token=([^&]+)/.exec(hash);
   const video = /\/video\/([\w-]+)/.exec(hash);
   return { token: token ? decodeURIComponent(token[1]) : null, video: video ? video[1] : null };
+}
+
+/** The two films that are looked at side by side, from `#/compare/<id>/<id>`. @param {string} hash @returns {[string, string]|null} */
+export function readPair(hash) {
+  const pair = /\/compare\/([\w-]+)\/([\w-]+)/.exec(hash);
+  return pair && pair[1] !== pair[2] ? [pair[1], pair[2]] : null;
+}
+
+/** The moment of the film that an address means, in seconds: `#/video/<id>?t=31.5`. @param {string} hash @returns {number|null} */
+export function readMoment(hash) {
+  const at = /[?&]t=(\d{1,7}(?:\.\d{1,3})?)(?=$|[&?])/.exec(hash);
+  return at ? Number(at[1]) : null;
+}
+
+/** The address without the token, which no history should keep. @param {string} hash */
+export function withoutToken(hash) {
+  const kept = hash.replace(/^#/, "").replace(/(^|[&?])token=[^&?]*/, "").replace(/^[&?]/, "");
+  return kept ? `#${kept}` : "";
 }
 
 /** What a shared link allows to watch, from the page's address. @param {string} hash @returns {string|null} */

@@ -16,6 +16,9 @@ from st2v_stream.types import ModelCard, ModelEntry
 if TYPE_CHECKING:
     from st2v_stream.types import Generator
 
+ENHANCER_FOLDER = "enhancer"
+"""Where a model folder keeps the enhancer of its films, if it brings one: a folder of the diffusers layout itself."""
+
 _PACKAGE = Path(__file__).resolve().parent.parent
 _HOMES = (_PACKAGE.parent / "checkpoints", _PACKAGE / "checkpoints", Path("checkpoints"))
 """Where model folders lie: beside the package in a checkout, inside it in an installed wheel, in the working directory."""
@@ -92,9 +95,13 @@ def read_card(folder: Path) -> ModelCard:
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 over all settings and weights of a model folder, by name; its card counts for nothing."""
+    """SHA-256 over all settings and weights of a model folder, by name; its card and its enhancer count for nothing.
+
+    It is the identity of what makes the preview: a film goes on with the same weights, whatever made it sharp so far.
+    """
     digest = hashlib.sha256()
-    files = [path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors") and path.parent != folder]
+    parts = [part for part in folder.iterdir() if part.is_dir() and part.name != ENHANCER_FOLDER]
+    files = [path for part in parts for path in part.rglob("*") if path.suffix in (".json", ".safetensors")]
     for path in sorted(files):
         with path.open("rb") as file:
             digest.update(f"{path.relative_to(folder)}\n".encode() + hashlib.file_digest(file, "sha256").digest())

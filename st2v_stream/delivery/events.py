@@ -13,7 +13,7 @@ from contextlib import aclosing
 from typing import Any
 
 from st2v_stream.delivery.film import following
-from st2v_stream.delivery.resource import chunk_json, progress_json, video_json
+from st2v_stream.delivery.resource import chunk_json, cue_note_json, progress_json, video_json
 from st2v_stream.errors import NotFound
 from st2v_stream.types import Director, LogEntry, Progress
 
@@ -83,7 +83,8 @@ def _event(item: LogEntry | Progress) -> str:
         return _format("segment", chunk_json(item.seq, item.segment), item.seq)
     if item.view is not None:
         return _format("state", video_json(item.view), item.seq)
-    return _format(item.kind, {"seq": item.seq, "index": item.index}, item.seq)
+    fields = cue_note_json(item) if item.kind == "cue" else {"seq": item.seq, "index": item.index}
+    return _format(item.kind, fields, item.seq)
 
 
 def _format(name: str, fields: Any, seq: int | None = None) -> str:

@@ -251,7 +251,7 @@ _ALLOWED: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = (
     (
         frozenset({"GET", "HEAD"}),
         re.compile(
-            r"(?:/(?:content|chunks|events|watch|(?:index|preview|enhanced)\.m3u8"
+            r"(?:/(?:content|chunks|cues|events|watch|(?:index|preview|enhanced)\.m3u8"
             r"|thumbnails/[^/]+|segments/[^/]+|init/[^/]+))?"
         ),
     ),

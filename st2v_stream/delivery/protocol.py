@@ -3,7 +3,7 @@
 A `Conversation` is one socket's state machine: which messages are legal next, which init segments the viewer already has,
 how many segments are on their way. `websocket.py` does the reading and sending.
 
-    connected --hello--> watching --(ack | want)*--> closed
+    connected --hello--> watching --(ack | want | live)*--> closed
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
-from st2v_stream.delivery.resource import has_ended, progress_json, video_json
+from st2v_stream.delivery.resource import cue_note_json, has_ended, progress_json, video_json
 from st2v_stream.errors import InvalidRequest
 from st2v_stream.types import LogEntry, Progress, Rendition, SegmentRef, Snapshot, VideoView
 
@@ -62,10 +62,11 @@ class BadMessage(InvalidRequest):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """First message: where to go on (0 = from a snapshot), and which renditions are wanted."""
+    """First message: where to go on (0 = from a snapshot), which renditions are wanted, whether to stay at the live edge."""
 
     cursor: int
     renditions: frozenset[Rendition]
+    live: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,14 @@ class Want:
     to_index: int
 
 
-Incoming: TypeAlias = Hello | Ack | Want
+@dataclass(frozen=True, slots=True)
+class Live:
+    """From now on the viewer is at the live edge and may be skipped ahead (True), or looks at the past (False)."""
+
+    live: bool
+
+
+Incoming: TypeAlias = Hello | Ack | Want | Live
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +117,25 @@ class BinaryHeader:
         if len(message) < HEADER.size or message[0] != VERSION:
             raise BadMessage("not a binary message of this protocol", expected=f"version {VERSION}", received=message[:1].hex())
         _, kind, place, flags, index, revision, init_id, seq = HEADER.unpack_from(message)
+        if kind not in tuple(Kind) or place >= len(RENDITIONS):
+            expected = f"kind 1 or 2, rendition 0 to {len(RENDITIONS) - 1}"
+            raise BadMessage("not a binary message of this protocol", expected=expected, received=f"{kind}, {place}")
         return BinaryHeader(Kind(kind), RENDITIONS[place], index, revision, init_id, seq, flags), message[HEADER.size :]
 
 
 class Conversation:
     """One viewer's side of the protocol. Pure: takes messages and log entries, gives messages to send."""
 
-    LEGAL: ClassVar[Mapping[Phase, tuple[str, ...]]] = {"connected": ("hello",), "watching": ("ack", "want"), "closed": ()}
+    LEGAL: ClassVar[Mapping[Phase, tuple[str, ...]]] = {
+        "connected": ("hello",),
+        "watching": ("ack", "want", "live"),
+        "closed": (),
+    }
 
     def __init__(self, *, max_in_flight: int = MAX_IN_FLIGHT) -> None:
         self.phase: Phase = "connected"
         self.renditions: frozenset[Rendition] = frozenset(RENDITIONS)
+        self.live = False
         self._max_in_flight = max_in_flight
         self._in_flight: deque[int] = deque()
         self._newest_seq = 0
@@ -139,7 +155,9 @@ class Conversation:
         incoming = _READERS[message["type"]](message)
         if isinstance(incoming, Hello):
             self.phase = "watching"
-            self.renditions = incoming.renditions
+            self.renditions, self.live = incoming.renditions, incoming.live
+        elif isinstance(incoming, Live):
+            self.live = incoming.live
         elif isinstance(incoming, Ack):
             self._acknowledge(incoming.seq)
         return incoming
@@ -208,8 +226,13 @@ class Conversation:
         if item.kind == "reset":
             return [{"type": "reset", "seq": item.seq, "from_index": item.index}]
         if item.kind == "cue":
-            return [{"type": "cue", "seq": item.seq, "index": item.index}]
+            return [{"type": "cue", **cue_note_json(item)}]
         return []
+
+    def skipped(self, seq: int, indexes: range) -> Json:
+        """Segments of these chunks were left out for a viewer that wants the live edge; `seq`: of the last of them."""
+        self._newest_seq = max(self._newest_seq, seq)
+        return {"type": "skipped", "seq": seq, "from_index": indexes.start, "to_index": indexes.stop}
 
     def ended(self, seq: int, view: VideoView) -> Json:
         """The film has ended; it may go on later, the socket stays open."""
@@ -266,12 +289,19 @@ def _whole(message: Json, name: str, default: int | None = None) -> int:
     return value
 
 
+def _yes_or_no(message: Json, name: str, *, default: bool | None = None) -> bool:
+    value = message.get(name, default)
+    if not isinstance(value, bool):
+        raise BadMessage(f"{name} is not usable", expected="true or false", received=value, param=name)
+    return value
+
+
 def _read_hello(message: Json) -> Hello:
     renditions = message.get("renditions", list(RENDITIONS))
     if not isinstance(renditions, list) or not renditions or any(name not in RENDITIONS for name in renditions):
         expected = "a list with " + " and/or ".join(RENDITIONS)
         raise BadMessage("renditions are not usable", expected=expected, received=renditions, param="renditions")
-    return Hello(_whole(message, "cursor", 0), frozenset(renditions))
+    return Hello(_whole(message, "cursor", 0), frozenset(renditions), _yes_or_no(message, "live", default=False))
 
 
 def _read_ack(message: Json) -> Ack:
@@ -282,4 +312,13 @@ def _read_want(message: Json) -> Want:
     return Want(_whole(message, "from_index"), _whole(message, "to_index"))
 
 
-_READERS: Mapping[str, Callable[[Json], Incoming]] = {"hello": _read_hello, "ack": _read_ack, "want": _read_want}
+def _read_live(message: Json) -> Live:
+    return Live(_yes_or_no(message, "live"))
+
+
+_READERS: Mapping[str, Callable[[Json], Incoming]] = {
+    "hello": _read_hello,
+    "ack": _read_ack,
+    "want": _read_want,
+    "live": _read_live,
+}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Literal, TypedDict
 
 from st2v_stream.media.scaling import enlarge_factor
-from st2v_stream.types import EndedBy, LogEntry, Progress, Rendition, SegmentRef, VideoState, VideoView
+from st2v_stream.types import EndedBy, EnhancePolicy, LogEntry, Progress, Rendition, SegmentRef, VideoState, VideoView
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
 
@@ -44,6 +44,7 @@ class VideoJson(TypedDict):
     model: str
     progress: int
     prompt: str
+    first_prompt: str
     remixed_from_video_id: str | None
     seconds: str
     size: str
@@ -66,7 +67,11 @@ class VideoJson(TypedDict):
     negative_prompt: str
     parent_id: str | None
     fork_index: int | None
+    enhance: EnhancePolicy
+    enhancer: str | None
     enhanced_frames: int
+    enhanced_prefix_frames: int
+    enhance_error: str | None
     ended_by: EndedBy | None
     paused_reason: str | None
     warnings: list[str]
@@ -93,13 +98,24 @@ class ChunkJson(TypedDict):
     init_url: str
 
 
+class CueNoteJson(TypedDict):
+    """The direction changes from chunk `index` on: by a cue with this prompt (null: it changes something else), or because the
+    cue with the seq `taken_back` does not hold any more."""
+
+    seq: int
+    index: int
+    prompt: str | None
+    taken_back: int | None
+
+
 class ProgressJson(TypedDict):
-    """Denoising step `step` of `steps` of chunk `index`."""
+    """Denoising step `step` of `steps` of chunk `index` in one rendition."""
 
     index: int
     step: int
     steps: int
     frames_per_second: float | None
+    rendition: Rendition
 
 
 def video_json(view: VideoView) -> VideoJson:
@@ -116,6 +132,7 @@ def video_json(view: VideoView) -> VideoJson:
         "model": view.model,
         "progress": progress_percent(view),
         "prompt": view.prompt,
+        "first_prompt": view.prompt if direction is None else direction.prompt,
         "remixed_from_video_id": view.parent_id,
         "seconds": f"{_duration_frames(view) / view.spec.fps:g}",
         "size": f"{width}x{height}",
@@ -137,7 +154,11 @@ def video_json(view: VideoView) -> VideoJson:
         "negative_prompt": "" if direction is None else direction.negative_prompt,
         "parent_id": view.parent_id,
         "fork_index": view.fork_index,
+        "enhance": view.enhance,
+        "enhancer": view.enhancer,
         "enhanced_frames": view.enhanced_frames,
+        "enhanced_prefix_frames": view.enhanced_prefix_frames,
+        "enhance_error": view.enhance_error,
         "ended_by": view.ended_by,
         "paused_reason": view.paused_reason,
         "warnings": list(view.warnings),
@@ -166,6 +187,12 @@ def chunk_json(seq: int, segment: SegmentRef) -> ChunkJson:
     }
 
 
+def cue_note_json(entry: LogEntry) -> CueNoteJson:
+    """A log entry of kind cue as those who watch are told it."""
+    prompt = None if entry.cue is None else entry.cue.prompt
+    return {"seq": entry.seq, "index": entry.index, "prompt": prompt, "taken_back": entry.taken_back}
+
+
 def progress_json(progress: Progress) -> ProgressJson:
     """A denoising step as other programs see it."""
     return {
@@ -173,6 +200,7 @@ def progress_json(progress: Progress) -> ProgressJson:
         "step": progress.step,
         "steps": progress.steps,
         "frames_per_second": progress.frames_per_second,
+        "rendition": progress.rendition,
     }
 
 

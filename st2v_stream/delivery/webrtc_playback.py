@@ -30,9 +30,12 @@ LINGER_S = 2.0
 REPLAY_S = 0.25
 """A viewer is put back to the key frame at most this often, however much it complains."""
 
-TARGET_CHUNKS = 1.5
+TARGET_CHUNKS = 0.25
+"""So late a chunk may begin. (The page's player keeps 1.5 chunks, as its element must not run dry; here a held picture costs
+nothing.) Whoever opens a playback between two chunks begins late by as much, and that is made up for."""
+
 JUMP_S = 10.0
-"""As the page's player does (web/edge.js): so far behind is fine; so much further, and the rest is skipped."""
+"""As the page's player does (web/edge.js): so much further behind, and the rest is skipped."""
 
 
 class Clock(Protocol):
@@ -62,7 +65,10 @@ class BeyondTheEnd(Conflict):
 
 
 def playback_rate(behind_s: float, chunk_s: float) -> float:
-    """How fast a live playback goes: 1, up to 1.15 when it is more than a chunk further behind than it should be."""
+    """How fast a live playback goes when a chunk has come: 1, or up to 1.15 when that chunk's turn comes too late.
+
+    behind_s: what is to be shown, that chunk included.
+    """
     excess_s = behind_s - (TARGET_CHUNKS + 1) * chunk_s
     return 1.0 if excess_s <= 0 else 1.05 + 0.1 * min(1.0, excess_s / 4)
 
@@ -205,6 +211,8 @@ class Playback:
         self._gops = gops
         self._live = live
         self._skip_frames = skip_frames
+        self._behind = 0.0
+        self._rate = 1.0
         self._rung = asyncio.Event()
 
     async def run(self) -> None:
@@ -243,12 +251,18 @@ class Playback:
                 await self.clock.sleep_until(due_s)
                 turn.shown = number
                 self.wake()
-                due_s += frame_s / self._rate(gop, number)
+                self._look(gop, number - 1)  # the one on the screen stays there for its time
+                due_s += frame_s / self._rate
             if self._live and self._reel.is_growing and must_jump(self._behind_s(gop, len(gop.frames)), self._reel.chunk_s):
                 self._reel.skip_to_newest()
 
-    def _rate(self, gop: Gop, shown: int) -> float:
-        return playback_rate(self._behind_s(gop, shown), self._reel.chunk_s) if self._live and self._reel.is_growing else 1.0
+    def _look(self, gop: Gop, shown: int) -> None:
+        """Decide the rate whenever a chunk has come; in between the distance shrinks with every frame and says nothing."""
+        before, self._behind = self._behind, self._behind_s(gop, shown)
+        if not (self._live and self._reel.is_growing):
+            self._rate = 1.0
+        elif self._behind > before:
+            self._rate = playback_rate(self._behind, self._reel.chunk_s)
 
     def _behind_s(self, gop: Gop, shown: int) -> float:
         return (self._reel.waiting_frames + len(gop.frames) - shown) / self._reel.fps

@@ -3,6 +3,9 @@
 One sender task, one receive loop that always runs (uvicorn stops reading, and so stops seeing pongs, while nobody receives),
 and one place that closes. Every message has a deadline: a viewer whose socket takes nothing for that long is cut off by
 aborting the transport, because close() itself waits for the same full socket. Viewers reconnect with their cursor.
+
+A viewer that wants the live edge and takes chunks more slowly than they play is skipped ahead once it is far behind, and told
+(mediamtx and others do the same: a slow reader loses, nobody else notices). Whoever looks at the past gets everything.
 """
 
 from __future__ import annotations
@@ -10,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -39,16 +43,25 @@ log = logging.getLogger(__name__)
 ABORT_EXTENSION = "st2v.abort"
 """Key of scope["extensions"] under which the server may offer a function that drops the connection at once."""
 
+EDGE_CHUNKS = 2
+"""How many of the newest chunks a viewer that is skipped ahead still gets: pages stay one and a half behind the newest."""
+
 Message: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class WatchLimits:
-    """How long a viewer may take, and how many segments may be on their way to it."""
+    """How long a viewer may take, and how many segments may be on their way to it.
+
+    A live viewer is skipped ahead when more than `skip_behind` chunks wait to be sent to it and it kept the server waiting
+    for `slow_chunks` times as long as the chunk plays. (A viewer that comes back fast takes a backlog of any length at once.)
+    """
 
     hello_s: float = 5.0
     send_s: float = 10.0
     max_in_flight: int = MAX_IN_FLIGHT
+    skip_behind: int = 8
+    slow_chunks: float = 1.0
 
 
 class ViewerMetrics(Protocol):
@@ -59,6 +72,8 @@ class ViewerMetrics(Protocol):
     def viewer_left(self) -> None: ...
 
     def viewer_aborted(self) -> None: ...
+
+    def viewer_skipped(self) -> None: ...
 
     def segment_sent(self, size_bytes: int) -> None: ...
 
@@ -107,6 +122,27 @@ def visible_subprotocol(offered: Iterable[str]) -> str | None:
     return SUBPROTOCOL if SUBPROTOCOL in names else next(iter(names), None)
 
 
+@dataclass(slots=True)
+class _LeftOut:
+    """What a viewer is not sent: segments of chunks before `to_index`, as far as `to_seq` in the log.
+
+    indexes, seq: the chunks, and the last log entry, of those left out since the viewer was last told.
+    """
+
+    to_seq: int = 0
+    to_index: int = 0
+    indexes: range = range(0)
+    seq: int = 0
+
+    def covers(self, entry: LogEntry) -> bool:
+        return entry.seq <= self.to_seq and entry.index < self.to_index
+
+    def add(self, entry: LogEntry) -> None:
+        known = self.indexes or range(entry.index, entry.index + 1)
+        self.indexes = range(min(known.start, entry.index), max(known.stop, entry.index + 1))
+        self.seq = entry.seq
+
+
 class _Viewer:
     def __init__(
         self, websocket: WebSocket, director: Director, video_id: str, metrics: ViewerMetrics, limits: WatchLimits
@@ -119,6 +155,8 @@ class _Viewer:
         self._conversation = Conversation(max_in_flight=limits.max_in_flight)
         self._acknowledged = asyncio.Event()
         self._sending = asyncio.Lock()
+        self._left_out = _LeftOut()
+        self._kept_waiting_s = 0.0
 
     async def run(self, allowed_for_s: float | None) -> None:
         try:
@@ -193,11 +231,13 @@ class _Viewer:
     async def _send_film(self, hello: Hello) -> None:
         try:
             cursor = await self._send_start(hello)
+            self._kept_waiting_s = 0.0  # a long past takes its time
             async with following(self._director, self._video_id, cursor) as items:
                 async for item in items:
                     if isinstance(item, LogEntry) and item.segment is not None:
-                        await self._send_segment(item, item.segment)
+                        await self._send_or_leave_out(item, item.segment)
                     else:
+                        await self._tell_left_out()
                         for message in self._conversation.texts(item):
                             await self._send_json(message)
         except NotFound as error:
@@ -228,19 +268,63 @@ class _Viewer:
             await self._send_json(self._conversation.ended(snapshot.seq, view))
         return snapshot.seq if newcomer else hello.cursor
 
+    async def _send_or_leave_out(self, entry: LogEntry, segment: SegmentRef) -> None:
+        if not self._conversation.wants(entry):
+            return
+        if not self._left_out.covers(entry):
+            await self._until_room()
+            await self._skip_if_too_slow(segment)
+        if self._left_out.covers(entry):
+            self._left_out.add(entry)
+            return
+        await self._tell_left_out()
+        await self._send_segment(entry, segment)
+
+    async def _skip_if_too_slow(self, segment: SegmentRef) -> None:
+        """Decided at previews only: enhanced segments lag by nature, and say nothing about the viewer."""
+        if segment.rendition != "preview":
+            return
+        kept_waiting_s, self._kept_waiting_s = self._kept_waiting_s, 0.0
+        view = await self._director.get(self._video_id) if self._conversation.live and kept_waiting_s > 0.0 else None
+        if view is None or view.ended_by is not None:
+            return
+        is_slow = kept_waiting_s >= self._limits.slow_chunks * segment.frames / view.spec.fps
+        if is_slow and view.chunks - segment.index > self._limits.skip_behind:
+            self._left_out.to_seq, self._left_out.to_index = view.seq, view.chunks - EDGE_CHUNKS
+            self._metrics.viewer_skipped()
+
+    async def _tell_left_out(self) -> None:
+        indexes, self._left_out.indexes = self._left_out.indexes, range(0)
+        if indexes:
+            await self._send_json(self._conversation.skipped(self._left_out.seq, indexes))
+
+    async def _until_room(self) -> None:
+        with self._waiting():
+            while not self._conversation.has_room:
+                self._acknowledged.clear()
+                await self._acknowledged.wait()
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Measure how long the viewer keeps the server waiting."""
+        began_s = asyncio.get_running_loop().time()
+        try:
+            yield
+        finally:
+            self._kept_waiting_s += asyncio.get_running_loop().time() - began_s
+
     async def _send_segment(self, entry: LogEntry, segment: SegmentRef) -> None:
         if not self._conversation.wants(entry):
             return
-        while not self._conversation.has_room:
-            self._acknowledged.clear()
-            await self._acknowledged.wait()
+        await self._until_room()
         announcement = self._conversation.new_init(segment)
         if announcement is not None:
             await self._send_json(announcement)
             init = await self._director.read_blob(segment.init)
             await self._send_bytes(self._conversation.init_bytes(segment, init))
         payload = await self._director.read_blob(segment.hash)
-        await self._send_bytes(self._conversation.segment_bytes(entry.seq, segment, payload))
+        with self._waiting():
+            await self._send_bytes(self._conversation.segment_bytes(entry.seq, segment, payload))
         self._metrics.segment_sent(len(payload))
 
     async def _send_json(self, message: Json) -> None:

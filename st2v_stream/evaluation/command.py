@@ -1,4 +1,4 @@
-"""The command line of the evaluation: `st2v evaluate VIDEO...`, `--model NAME --prompts FILE`, or `storybook [--table]`.
+"""The command line of the evaluation: `st2v evaluate VIDEO...`, `--model NAME --prompts FILE`, `storybook` or `enhancer`.
 
 The storybook has judges of its own (its renderer knows the truth), so its name as the only target means those.
 """
@@ -15,6 +15,8 @@ from st2v_stream.errors import InvalidRequest
 
 _STORYBOOK = "storybook"
 _TABLE = "--table"
+_ENHANCER = "enhancer"
+"""As the only target: the small enhancer's scores."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -22,6 +24,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if arguments and is_storybook(arguments[0]):
             return _evaluate_storybook(arguments[0], arguments[1:])
+        if arguments and arguments[0] == _ENHANCER and not Path(_ENHANCER).is_file():
+            return _evaluate_enhancer(arguments[1:])
         args = build_parser().parse_args(arguments)
         module = import_module("st2v_stream.evaluation.run")
     except ImportError as error:
@@ -48,6 +52,14 @@ def _evaluate_storybook(name: str, arguments: Sequence[str]) -> int:
     if getattr(args, "model", name) is None:  # another member of the family, by its name
         args.model = name
     status: int = module.run(args)
+    return status
+
+
+def _evaluate_enhancer(arguments: Sequence[str]) -> int:
+    module = import_module("st2v_stream.evaluation.enhancer")
+    parser = argparse.ArgumentParser(prog=f"st2v evaluate {_ENHANCER}", description="Scores of the small enhancer.")
+    module.add_arguments(parser)
+    status: int = module.run(parser.parse_args(arguments))
     return status
 
 

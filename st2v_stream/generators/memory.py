@@ -103,6 +103,16 @@ def _kept(frames: Tensor, published: bool) -> NDArray[np.generic]:
     return kept
 
 
+def remembered_frames(memory: Memory) -> Frames:
+    """The last frames of the chunk before, exactly as they were shown: all of them, but for chunk 0 in preset `published`."""
+    tail = memory.parts["tail"]
+    if tail.dtype == np.float32:
+        return to_frames(rearrange(torch.from_numpy(np.array(tail)), "t h w c -> t c h w"), truncate=True)
+    parts = [memory.parts[name] for name in ("head", "tail") if name in memory.parts]
+    frames: Frames = np.concatenate(parts).astype(np.uint8, copy=False)
+    return frames
+
+
 def read_memory(memory: Memory, spec: StreamSpec, tail_frames: int) -> Past:
     """Raises `InvalidRequest` if the memory is of another family, layout or size."""
     _require("memory of another kind", (KIND, VERSION), (memory.kind, memory.version))

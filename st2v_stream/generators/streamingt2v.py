@@ -23,7 +23,7 @@ from st2v_stream.chunk import Frames, Memory, StreamSpec
 from st2v_stream.direction import Direction
 from st2v_stream.errors import InvalidRequest
 from st2v_stream.generators.conditioning import AnchorEncoder, TextEncoder, blend_prompts
-from st2v_stream.generators.memory import Past, read_memory, to_frames, to_network, to_unit, write_memory
+from st2v_stream.generators.memory import Past, read_memory, remembered_frames, to_frames, to_network, to_unit, write_memory
 from st2v_stream.media.image import fit_image
 from st2v_stream.networks.ar_step import ChunkConditions, chunk_conditions, extend
 from st2v_stream.networks.cam import ControlBranch
@@ -118,6 +118,10 @@ class StreamingT2V:
         latents = self.denoise_window(direction, past, draws.init, draws.steps, on_step)
         frames = decode_window(self._networks.vae, latents[:, :, self._tail_frames :])
         return write_memory(self.spec, index, frames, tail_frames=self._tail_frames, past=past, rng_state=draws.rng_state)
+
+    def frames_of(self, direction: Direction, memory: Memory) -> Frames:
+        """Implements `Remembers`."""
+        return remembered_frames(memory)
 
     def denoise_window(
         self, direction: Direction, past: Past, init: Tensor, step_noise: Sequence[Tensor], on_step: OnStep

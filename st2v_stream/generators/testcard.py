@@ -89,6 +89,12 @@ class TestCard:
         self._pretend_to_denoise(direction, on_step)
         return self._chunk(memory.next_index, direction, memory.parts["digest"].tobytes(), anchor=memory.parts["anchor"])
 
+    def frames_of(self, direction: Direction, memory: Memory) -> Frames:
+        """Implements `Remembers`."""
+        index = memory.next_index - 1
+        numbers = range(self._spec.start_of(index), memory.next_start)
+        return draw_frames(self._spec, numbers, _colour_of(direction), memory.parts["digest"].tobytes())
+
     def _pretend_to_denoise(self, direction: Direction, on_step: OnStep) -> None:
         steps = direction.num_inference_steps if self._steps is None else self._steps
         for k in range(steps):

@@ -6,6 +6,7 @@ Chromium 156 and Firefox 153; a thread count other than 1 makes the bytes depend
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
@@ -14,7 +15,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
-from st2v_stream.chunk import Chunk, Frames
+from st2v_stream.chunk import Chunk, Frames, StreamSpec
 from st2v_stream.errors import InvalidRequest, St2vError
 from st2v_stream.media import nal
 from st2v_stream.media.boxes import TIMESCALE, Fragment, Sample, Track, write_init, write_segment
@@ -43,6 +44,18 @@ def encode_segment(chunk: Chunk, spec: EncodeSpec) -> Segment:
     samples = tuple(_sample(packet, end - begin) for packet, (begin, end) in zip(packets, pairwise(ticks), strict=True))
     data = write_segment(Fragment(chunk.index + 1, ticks[0], samples))
     return Segment(data, write_init(track), track.codec, chunk.start, len(frames), width, height)
+
+
+def encode_clip(chunk: Chunk, stream: StreamSpec) -> bytes:
+    """The chunk alone as a small MP4 that begins at 0 and that any player opens; of `stream` only the pace counts.
+
+    Raises `InvalidRequest`.
+    """
+    _require_frames(chunk.frames)
+    height, width = chunk.frames.shape[1:3]
+    spec = EncodeSpec.for_stream(replace(stream, width=width, height=height))
+    segment = encode_segment(replace(chunk, index=0, start=0), spec)
+    return segment.init + segment.data
 
 
 def _require_frames(frames: Frames) -> None:

@@ -31,7 +31,7 @@ from st2v_stream.delivery.websocket import WatchLimits, refuse, watch
 from st2v_stream.errors import InvalidRequest, NotFound, St2vError
 from st2v_stream.media.reference import read_reference
 from st2v_stream.server.auth import Access
-from st2v_stream.server.directing import Directing
+from st2v_stream.server.directing import DeletedList, Directing
 from st2v_stream.server.metrics import Metrics
 from st2v_stream.server.openapi import Operation, openapi_document
 from st2v_stream.server.provenance import Provenance
@@ -151,10 +151,11 @@ class Api:
 
     def operations(self) -> list[Operation]:
         """Everything the API can do."""
-        video = "/v1/videos/{video_id}"
+        video, directing = "/v1/videos/{video_id}", Directing(self.config, self.director)
         return [
             Operation("POST", "/v1/videos", self.create_video, "Make a video", VideoJson, body=CreateBody),
             Operation("GET", "/v1/videos", self.list_videos, "List videos", VideoList, query=ListQuery),
+            Operation("GET", "/v1/videos/deleted", directing.list_deleted, "Deleted videos that can be had back", DeletedList),
             Operation("POST", "/v1/videos/edits", self.edit_video, "Not available: answers 501"),
             Operation(
                 "POST",
@@ -171,7 +172,7 @@ class Api:
             Operation("GET", video + "/content", self.get_content, "What exists as one MP4", "video/mp4", query=ContentQuery),
             Operation("POST", video + "/stop", self.stop_video, "End it within one denoising step", VideoJson, body=NoBody),
             Operation("POST", video + "/continue", self.continue_video, "Go on", VideoJson, body=ContinueBody),
-            *Directing(self.config, self.director).operations(),
+            *directing.operations(),
             *Provenance(self.director).operations(),
             *Sharing(self.director, self.grants, self.playlists).operations(),
             *self.whep.operations(),
@@ -207,16 +208,14 @@ class Api:
         return await self._create(await read_screenplay(request))
 
     async def _create(self, body: CreateBody) -> Response:
-        wanted, warnings = create_request(body, self.config, self.director.models())
+        wanted = create_request(body, self.config, self.director.models())
         content = reference_content(body.input_reference)
         if content is not None:
             card = find_model(wanted.model or self.config.model, self.director.models())
             async with self.decoders:
                 reference = await asyncio.to_thread(read_reference, content, card.spec)
             wanted = replace(wanted, reference=reference)
-        video = video_json(await self.director.create(wanted))
-        video["warnings"] += warnings
-        return JSONResponse(video)
+        return JSONResponse(video_json(await self.director.create(wanted)))
 
     async def list_videos(self, request: Request) -> Response:
         """GET /v1/videos."""
@@ -251,8 +250,11 @@ class Api:
 
     async def continue_video(self, request: Request) -> Response:
         """POST /v1/videos/{id}/continue."""
-        body = await read_body(request, ContinueBody)
-        return JSONResponse(video_json(await self.director.continue_(_video_id(request), body.num_frames)))
+        body, video_id = await read_body(request, ContinueBody), _video_id(request)
+        view = await self.director.continue_(video_id, body.num_frames)
+        if body.enhance is not None:
+            view = await self.director.edit(video_id, enhance=body.enhance)
+        return JSONResponse(video_json(view))
 
     async def edit_video(self, request: Request) -> NoReturn:
         """POST /v1/videos/edits."""

@@ -17,6 +17,7 @@ from st2v_stream.server.openapi import Operation
 from st2v_stream.server.requests import (
     BranchBody,
     CueBody,
+    EnhanceBody,
     ExtendBody,
     NoBody,
     PatchBody,
@@ -30,14 +31,15 @@ from st2v_stream.server.requests import (
     read_body,
     seconds_in_frames,
 )
-from st2v_stream.types import BranchVideo, Changes, Director, VideoView
+from st2v_stream.types import BranchVideo, Changes, Director, EnhanceVideo, VideoView
 from st2v_stream.videos.screenplay import ScreenplayCueJson, ScreenplayJson, cue_json, screenplay_of
 
 
 class CueJson(ScreenplayCueJson):
-    """A cue, and the chunk that begins at its time: the first one it changes."""
+    """A cue, and the chunk that begins at its time: the first one it changes. seq: of its entry in the log, its name."""
 
     from_index: int
+    seq: int
 
 
 class CueList(TypedDict):
@@ -57,6 +59,33 @@ class CueAdded(TypedDict):
     seq: int
     cue: CueJson
     warnings: list[str]
+
+
+class CueTakenBack(TypedDict):
+    """The cue does not hold any more; chunk from_index, the first it would have changed, is not begun."""
+
+    object: Literal["video.cue.deleted"]
+    video_id: str
+    seq: int
+    from_index: int
+    from_s: float
+    deleted: bool
+
+
+class DeletedVideoJson(TypedDict):
+    """A deleted video and until when it can be had back (Unix seconds; sooner gone when the disk is full)."""
+
+    object: Literal["video.deleted"]
+    video: VideoJson
+    deleted_at: int
+    forgotten_at: int
+
+
+class DeletedList(TypedDict):
+    """What can be had back, the newest deletion first."""
+
+    object: Literal["list"]
+    data: list[DeletedVideoJson]
 
 
 class VideoRedone(TypedDict):
@@ -81,9 +110,12 @@ class Directing:
         return [
             Operation("POST", videos + "/extensions", self.extend_video, "A video and more of it", VideoJson, body=ExtendBody),
             Operation("PATCH", video, self.patch_video, "Another title, or patience", VideoJson, body=PatchBody),
+            Operation("POST", video + "/enhance", self.enhance_video, "Make it sharp", VideoJson, body=EnhanceBody),
+            Operation("DELETE", video + "/enhance", self.leave_video, "Make it sharp no further", VideoJson),
             Operation("POST", video + "/undelete", self.undelete_video, "Have it back", VideoJson, body=NoBody),
             Operation("GET", video + "/cues", self.list_cues, "Its cues", CueList),
             Operation("POST", video + "/cues", self.add_cue, "Change what is made from a chunk on", CueAdded, body=CueBody),
+            Operation("DELETE", video + "/cues/{seq:int}", self.take_back_cue, "Undo a cue not begun", CueTakenBack),
             Operation("GET", video + "/screenplay", self.get_screenplay, "The film written down", ScreenplayJson),
             Operation(
                 "POST", video + "/branch", self.branch_video, "A film that shares its beginning", VideoJson, body=BranchBody
@@ -95,24 +127,51 @@ class Directing:
     async def patch_video(self, request: Request) -> Response:
         """PATCH /v1/videos/{id}."""
         body = await read_body(request, PatchBody)
-        title, patience = clean_title(body.title), body.when_unwatched
-        if title is None and patience is None:
-            expected = "a title, or when_unwatched"
+        title, patience, enhance = clean_title(body.title), body.when_unwatched, body.enhance
+        if (title, patience, enhance) == (None, None, None):
+            expected = "a title, when_unwatched, or enhance"
             raise InvalidRequest("there is nothing to change", expected=expected, received=body.title, param="title")
         video_id = (await self._view(request)).id
         when_unwatched = None if patience is None else str(patience)
-        return JSONResponse(video_json(await self.director.edit(video_id, title=title, when_unwatched=when_unwatched)))
+        view = await self.director.edit(video_id, title=title, when_unwatched=when_unwatched, enhance=enhance)
+        return JSONResponse(video_json(view))
+
+    async def enhance_video(self, request: Request) -> Response:
+        """POST /v1/videos/{id}/enhance."""
+        view, body = await self._view(request), await read_body(request, EnhanceBody)
+        asked = EnhanceVideo(body.from_index, body.to_index, body.from_s, body.to_s)
+        return JSONResponse(video_json(await self.director.enhance(view.id, asked)))
+
+    async def leave_video(self, request: Request) -> Response:
+        """DELETE /v1/videos/{id}/enhance: policy none, and what was asked for is taken back; what is sharp stays."""
+        view = await self._view(request)
+        return JSONResponse(video_json(await self.director.edit(view.id, enhance="none")))
 
     async def undelete_video(self, request: Request) -> Response:
         """POST /v1/videos/{id}/undelete."""
         await read_body(request, NoBody)
         return JSONResponse(video_json(await self.director.undelete(request.path_params["video_id"])))
 
+    async def list_deleted(self, request: Request) -> Response:
+        """GET /v1/videos/deleted."""
+        data: list[DeletedVideoJson] = [
+            {
+                "object": "video.deleted",
+                "video": video_json(deleted.view),
+                "deleted_at": deleted.deleted_at_s,
+                "forgotten_at": deleted.forgotten_at_s,
+            }
+            for deleted in await self.director.deleted()
+        ]
+        listed: DeletedList = {"object": "list", "data": data}
+        return JSONResponse(listed)
+
     async def list_cues(self, request: Request) -> Response:
-        """GET /v1/videos/{id}/cues."""
-        view = await self._view(request)
-        timeline = await self.director.timeline(view.id)
-        cues: CueList = {"object": "list", "data": [indexed_cue_json(cue, view.spec) for cue in timeline.cues]}
+        """GET /v1/videos/{id}/cues; who has a link is told no more of them than who watches: when, and which prompt."""
+        view, access = await self._view(request), request.state.access
+        live = await self.director.cues(view.id)
+        data = [indexed_cue_json(seq, cue, view.spec) for seq, cue in live]
+        cues: CueList = {"object": "list", "data": data if access.grant is None else [seen_by_guest(cue) for cue in data]}
         return JSONResponse(cues)
 
     async def add_cue(self, request: Request) -> Response:
@@ -125,10 +184,24 @@ class Directing:
             "from_index": added.cue.index,
             "from_s": added.start / view.spec.fps,
             "seq": added.seq,
-            "cue": indexed_cue_json(added.cue, view.spec),
+            "cue": indexed_cue_json(added.seq, added.cue, view.spec),
             "warnings": list(added.warnings),
         }
         return JSONResponse(taken)
+
+    async def take_back_cue(self, request: Request) -> Response:
+        """DELETE /v1/videos/{id}/cues/{seq}."""
+        view, seq = await self._view(request), int(request.path_params["seq"])
+        entry = await self.director.take_back_cue(view.id, seq)
+        taken_back: CueTakenBack = {
+            "object": "video.cue.deleted",
+            "video_id": view.id,
+            "seq": seq,
+            "from_index": entry.index,
+            "from_s": view.spec.start_of(entry.index) / view.spec.fps,
+            "deleted": True,
+        }
+        return JSONResponse(taken_back)
 
     async def get_screenplay(self, request: Request) -> Response:
         """GET /v1/videos/{id}/screenplay."""
@@ -177,6 +250,11 @@ class Directing:
         return await self.director.get(request.path_params["video_id"])
 
 
-def indexed_cue_json(cue: Cue, spec: StreamSpec) -> CueJson:
-    """A cue by its chunk and by its time."""
-    return {**cue_json(cue, spec), "from_index": cue.index}
+def seen_by_guest(cue: CueJson) -> CueJson:
+    """A cue without what only its director needs."""
+    return {**cue, "negative_prompt": None, "guidance_scale": None, "num_inference_steps": None, "seed": None}
+
+
+def indexed_cue_json(seq: int, cue: Cue, spec: StreamSpec) -> CueJson:
+    """A cue by its name in the log, its chunk and its time."""
+    return {**cue_json(cue, spec), "from_index": cue.index, "seq": seq}

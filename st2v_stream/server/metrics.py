@@ -48,6 +48,7 @@ class Metrics:
         self.viewers = 0
         self.viewers_total = 0
         self.viewers_aborted = 0
+        self.viewer_skips = 0
         self.segments_sent = 0
         self.segment_bytes = 0
         self.requests: dict[int, int] = {}
@@ -66,6 +67,10 @@ class Metrics:
     def viewer_aborted(self) -> None:
         """A viewer whose socket took nothing was cut off."""
         self.viewers_aborted += 1
+
+    def viewer_skipped(self) -> None:
+        """A live viewer that was too slow was skipped ahead to the live edge."""
+        self.viewer_skips += 1
 
     def segment_sent(self, size_bytes: int) -> None:
         """A segment went to a viewer."""
@@ -103,6 +108,7 @@ class Metrics:
         yield "gauge", "viewers", self.viewers
         yield "counter", "viewers_total", self.viewers_total
         yield "counter", "viewers_aborted_total", self.viewers_aborted
+        yield "counter", "viewer_skips_total", self.viewer_skips
         yield "counter", "segments_sent_total", self.segments_sent
         yield "counter", "segment_bytes_sent_total", self.segment_bytes
         yield "counter", "requests_refused_total", self.refused

@@ -35,7 +35,8 @@ class ErrorBody(TypedDict):
 class Operation:
     """One thing the API can do: where, what goes in, what comes out.
 
-    body, query: request dataclasses. answer: a type for JSON, or a MIME type for everything else. open: needs no token.
+    body, query: request dataclasses, or of a body that is a file its MIME type. answer: a type for JSON, or a MIME type for
+    everything else. open: needs no token.
     """
 
     method: str
@@ -43,7 +44,7 @@ class Operation:
     handler: Callable[[Request], Awaitable[Response]]
     summary: str
     answer: Any = None
-    body: type | None = None
+    body: type | str | None = None
     query: type | None = None
     open: bool = False
 
@@ -85,7 +86,9 @@ def _operation(operation: Operation, named: dict[str, Schema]) -> Schema:
             "default": {"description": "an error", **_content("application/json", schema_of(ErrorBody, named))},
         },
     }
-    if operation.body is not None:
+    if isinstance(operation.body, str):
+        said["requestBody"] = {**_content(operation.body, {"type": "string", "format": "binary"}), "required": True}
+    elif operation.body is not None:
         schema = schema_of(operation.body, named)
         content = {mime: {"schema": schema} for mime in ("application/json", "multipart/form-data")}
         said["requestBody"] = {"content": content, "required": bool(named[operation.body.__name__]["required"])}

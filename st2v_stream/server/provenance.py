@@ -1,4 +1,4 @@
-"""The REST side of provenance: the manifest of a film, and its chunks made again and compared."""
+"""The REST side of provenance: the manifest of a film, its chunks made again and compared, the film carried in one file."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Send
 
-from st2v_stream.errors import St2vError
+from st2v_stream.delivery.file import content_disposition
+from st2v_stream.delivery.resource import VideoJson, video_json
+from st2v_stream.errors import InvalidRequest, St2vError
 from st2v_stream.server.auth import error_body
 from st2v_stream.server.openapi import Operation
 from st2v_stream.server.requests import ChunkIndex, read_body
@@ -32,10 +34,13 @@ class VerifyBody:
     last: ChunkIndex | None = None
 
 
-class _Lines(StreamingResponse):
-    """JSON lines; ends the work when the asker leaves."""
+T = TypeVar("T")
 
-    media_type = "application/x-ndjson"
+BUNDLE = "application/zip"
+
+
+class _Stream(StreamingResponse):
+    """Ends the work when the asker leaves."""
 
     async def stream_response(self, send: Send) -> None:
         async with aclosing(self.body_iterator):  # type: ignore[type-var]
@@ -61,6 +66,8 @@ class Provenance:
                 "application/x-ndjson",
                 body=VerifyBody,
             ),
+            Operation("GET", video + "/bundle", self.get_bundle, "The film in one file, to carry it elsewhere", BUNDLE),
+            Operation("POST", "/v1/videos/bundles", self.import_bundle, "Take in a film in one file", VideoJson, body=BUNDLE),
         ]
 
     async def get_manifest(self, request: Request) -> Response:
@@ -73,20 +80,51 @@ class Provenance:
         """POST /v1/videos/{id}/verify."""
         body = await read_body(request, VerifyBody)
         checked = self.director.verify(request.path_params["video_id"], body.first, body.last)
-        return _Lines(await _begun(_lines(checked)))
+        return _Stream(await _begun(_lines(checked)), media_type="application/x-ndjson")
+
+    async def get_bundle(self, request: Request) -> Response:
+        """GET /v1/videos/{id}/bundle. Its length is not known before: a part of it has no end, and is taken in nowhere."""
+        view = await self.director.get(request.path_params["video_id"])
+        headers = {"Content-Disposition": content_disposition(view.title, "st2v")}
+        if request.method == "HEAD":
+            return Response(media_type=BUNDLE, headers=headers)
+        return _Stream(await _begun(_pieces(self.director.bundle(view.id))), media_type=BUNDLE, headers=headers)
+
+    async def import_bundle(self, request: Request) -> Response:
+        """POST /v1/videos/bundles: the file as the body, whatever its content type."""
+        try:
+            return JSONResponse(video_json(await self.director.import_bundle(request.stream())))
+        except ClientDisconnect as error:
+            raise InvalidRequest("the bundle was cut off", expected="all of it", received="a part") from error
 
 
-async def _begun(lines: AsyncGenerator[str, None]) -> AsyncIterator[str]:
-    """The same lines, after the first is there: what is wrong with the request is then answered with its status."""
-    first = await anext(lines, "")
+async def _pieces(items: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    try:
+        async for item in items:
+            yield item
+    finally:
+        if isinstance(items, AsyncGenerator):
+            await items.aclose()
 
-    async def all_lines() -> AsyncGenerator[str, None]:
-        async with aclosing(lines):
-            yield first
-            async for line in lines:
-                yield line
 
-    return all_lines()
+async def _begun(items: AsyncGenerator[T, None]) -> AsyncIterator[T]:
+    """The same items, after the first is there: what is wrong with the request is then answered with its status."""
+    first = [item async for item in _first(items)]
+
+    async def all_items() -> AsyncGenerator[T, None]:
+        async with aclosing(items):
+            for item in first:
+                yield item
+            async for item in items:
+                yield item
+
+    return all_items()
+
+
+async def _first(items: AsyncGenerator[T, None]) -> AsyncIterator[T]:
+    async for item in items:
+        yield item
+        return
 
 
 async def _lines(checked: AsyncIterator[Mapping[str, Any]]) -> AsyncGenerator[str, None]:

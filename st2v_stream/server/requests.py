@@ -13,7 +13,7 @@ import dataclasses
 import json
 import re
 import unicodedata
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
@@ -30,7 +30,7 @@ from st2v_stream.errors import InvalidRequest, UnknownModel
 from st2v_stream.media.reference import EXPECTED as A_REFERENCE
 from st2v_stream.media.reference import MAX_REFERENCE_BYTES
 from st2v_stream.server.schema import UNSET, Limits, Unset, Upload, parse_object
-from st2v_stream.types import AddCue, BranchVideo, Changes, CreateVideo, ModelCard
+from st2v_stream.types import AddCue, BranchVideo, Changes, CreateVideo, EnhancePolicy, ModelCard
 from st2v_stream.videos.screenplay import MAX_SCREENPLAY_BYTES, check_depth
 
 T = TypeVar("T")
@@ -97,7 +97,7 @@ class CreateBody:
     size: Size | None = None
     seed: Seed | None = None
     preset: Preset | None = None
-    enhance: Literal["all", "watched", "idle", "none"] | None = None
+    enhance: EnhancePolicy | None = None
     negative_prompt: str | None = None
     guidance_scale: Scale | None = None
     num_inference_steps: Steps | None = None
@@ -110,9 +110,20 @@ class CreateBody:
 
 @dataclass(frozen=True, slots=True)
 class ContinueBody:
-    """POST /v1/videos/{id}/continue: how many frames more; null is without end."""
+    """POST /v1/videos/{id}/continue: how many frames more; null is without end. enhance: its policy from now on."""
 
     num_frames: NumFrames | None
+    enhance: EnhancePolicy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EnhanceBody:
+    """POST /v1/videos/{id}/enhance: make sharp what is not, of the film or of the chunks in a range, the end not included."""
+
+    from_index: ChunkIndex | None = None
+    to_index: ChunkIndex | None = None
+    from_s: Moment | None = None
+    to_s: Moment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +161,7 @@ class PatchBody:
 
     title: Annotated[str, Limits(min_length=1, max_length=MAX_TITLE_CHARS)] | None = None
     when_unwatched: WhenUnwatched | None = None
+    enhance: EnhancePolicy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,13 +345,13 @@ def _put(fields: dict[str, Any], name: str, value: str | Upload) -> None:
 # ---------------------------------------------------------------- what the request asks of the Director
 
 
-def create_request(body: CreateBody, config: Config, models: Sequence[ModelCard]) -> tuple[CreateVideo, list[str]]:
-    """The request for the Director, and warnings for the person. Raises `InvalidRequest` or `UnknownModel`."""
+def create_request(body: CreateBody, config: Config, models: Sequence[ModelCard]) -> CreateVideo:
+    """The request for the Director. Raises `InvalidRequest` or `UnknownModel`."""
     card = find_model(body.model or config.model, models)
     _require_size(body.size, card)
     num_frames = _num_frames(body, card)
     length: dict[str, Any] = {} if num_frames is UNSET else {"num_frames": num_frames}
-    request = CreateVideo(
+    return CreateVideo(
         prompt=clean_text(body.prompt, "prompt", config.max_prompt_chars),
         model=card.name,
         seed=body.seed,
@@ -352,9 +364,9 @@ def create_request(body: CreateBody, config: Config, models: Sequence[ModelCard]
         first_chunk_guidance_scale=body.first_chunk_guidance_scale,
         first_chunk_num_inference_steps=body.first_chunk_num_inference_steps,
         when_unwatched=None if body.when_unwatched is None else str(body.when_unwatched),
+        enhance=body.enhance,
         **length,
     )
-    return request, list(_warnings(body))
 
 
 def cue_request(body: CueBody, config: Config) -> AddCue:
@@ -488,8 +500,3 @@ def _require_size(size: str | None, card: ModelCard) -> None:
         raise InvalidRequest(
             f"{card.name} makes pictures of one size", expected=f"{width}x{height}", received=size, param="size"
         )
-
-
-def _warnings(body: CreateBody) -> Iterator[str]:
-    if body.enhance not in (None, "none"):
-        yield f"enhance {body.enhance!r} has no effect yet; the film is made without."

@@ -61,6 +61,10 @@ class BlobFiles:
             raise
         sync_folder(target.parent)
 
+    def at_hand(self, sha256: str) -> bytes | None:
+        """The bytes if they were read lately, without touching the disk."""
+        return self._cache.get(sha256)
+
     def read(self, sha256: str) -> bytes:
         """The bytes, checked against their name. Raises `NotFound`, `StoreError` when they are damaged."""
         cached = self._cache.get(sha256)

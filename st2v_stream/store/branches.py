@@ -60,8 +60,9 @@ def reset_video(
     """Take the chunks from `from_index` on out of the film; returns the entries: reset, new cues, the state it is then in.
 
     timeline: its directions from now on, None = as they are.
-    keep_as: id of a video that keeps the film as it was, ended by `stopped`. The epoch is raised: a run that does not know
-    of the reset commits nothing any more. Raises `NotFound`, `Conflict` for the state, `InvalidRequest` for the index.
+    keep_as: id of a video that keeps the film as it was, its end too; one that was being made is stopped there. The epoch is
+    raised: a run that does not know of the reset commits nothing any more. Raises `NotFound`, `Conflict` for the state,
+    `InvalidRequest` for the index.
     """
     with transaction(connection):
         view = check_state(connection, video_id, allowed)
@@ -87,15 +88,20 @@ def _keep_whole(connection: sqlite3.Connection, view: VideoView, keep_as: str, f
         parent_id=view.id,
         fork_index=from_index,
         created_at_s=now_s(),
-        completed_at_s=now_s(),
-        num_frames=view.frames,
-        state="stopped",
-        ended_by="stopped",
-        error=None,
-        paused_reason=None,
+        enhance="watched" if view.enhance == "watched" else "none",  # more than that nobody has asked of it
+        **_end_of(view),
     )
     _insert_copy(connection, view.id, view.chunks, kept, read_timeline(connection, view.id), None)
     log_state(connection, keep_as)
+
+
+def _end_of(view: VideoView) -> dict[str, Any]:
+    """How the kept film ended: as it did; one that was being made is stopped here, or whole if nothing was left to make."""
+    if view.state in ("stopped", "completed", "failed"):
+        return {}
+    is_whole = view.num_frames is not None and view.frames >= view.num_frames
+    state, ended_by = ("completed", "length") if is_whole else ("stopped", "stopped")
+    return {"state": state, "ended_by": ended_by, "completed_at_s": now_s(), "error": None, "paused_reason": None}
 
 
 def _insert_copy(
@@ -134,10 +140,12 @@ _COPY = (
        FROM segment WHERE video_id = :parent AND idx < :chunks""",
     """INSERT INTO log(video_id, seq, kind, idx)
        SELECT :child, seq, 'segment', idx FROM segment WHERE video_id = :child""",
-    """INSERT INTO enhancement(video_id, idx, state, attempts, error)
-       SELECT :child, idx, iif(state = 'running', 'ready', state), attempts, error
+    # what was made with a later chunk of the parent is not what this film's own next chunk makes of it
+    """INSERT INTO enhancement(video_id, idx, state, seen, carry, pending, began, apart)
+       SELECT :child, idx, iif(seen >= :chunks, 'again', state), seen, carry, pending, began, apart
        FROM enhancement WHERE video_id = :parent AND idx < :chunks""",
     """UPDATE video SET
+         enhanced_prefix = (SELECT min(enhanced_prefix, :chunks) FROM video WHERE id = :parent),
          seq = (SELECT count(*) FROM segment WHERE video_id = :child),
          (chunks, frames) = (SELECT count(*), coalesce(sum(frames), 0) FROM chunk WHERE video_id = :child),
          enhanced_frames = (SELECT coalesce(sum(frames), 0) FROM chunk WHERE video_id = :child AND EXISTS

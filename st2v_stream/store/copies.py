@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from st2v_stream.store.enhancement import line_of
 from st2v_stream.store.segments import read_log
 from st2v_stream.types import LogEntry
 
@@ -104,6 +105,8 @@ def _line(entry: LogEntry) -> dict[str, Any]:
     for name, value in (("segment", entry.segment), ("view", entry.view)):
         if value is not None:
             line[name] = asdict(value)
+    if entry.taken_back is not None:
+        line["taken_back"] = entry.taken_back
     return line if entry.cue is None else {**line, "cue": entry.cue.to_json()}
 
 
@@ -115,7 +118,9 @@ def _of_video(connection: sqlite3.Connection, video_id: str) -> dict[str, Any]:
 
 
 def _of_chunk(connection: sqlite3.Connection, video_id: str, entry: LogEntry) -> dict[str, Any]:
-    if entry.segment is None or (entry.segment.rendition, entry.segment.revision) != ("preview", 0):
+    if entry.segment is not None and entry.segment.rendition == "enhanced":
+        return line_of(connection, video_id, entry.index)
+    if entry.segment is None or entry.segment.revision != 0:
         return {}
     row = connection.execute(
         """SELECT epoch, frames_sha256, direction, memory, memory_digest, making_s, chunk.created_at_s, size_bytes,

@@ -8,8 +8,9 @@ class). Within a class frames are compared by their sha256 before the encoder; a
 from __future__ import annotations
 
 import platform
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -37,6 +38,35 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, t
     """By name what is not the same in both, None for what is missing in one."""
     names = sorted({*one, *other})
     return {name: (one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)}
+
+
+def break_warning(index: int, start_s: float, made_with: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """A sentence for a film that goes on at chunk `index` in another class than it was made with so far; None in the same.
+
+    What is known of one of them only (a newer st2v writes down more; a torch that nothing needed yet) counts as the same.
+    """
+    known = {name: pair for name, pair in differences(_flat(made_with), _flat(now)).items() if None not in pair}
+    if not known:
+        return None
+    said = ", ".join(f"{name} {pair[1]} instead of {pair[0]}" for name, pair in known.items())
+    return f"From chunk {index} ({start_s:g} s) on it is made with {said}: pictures may differ from those of an unbroken run."
+
+
+def without_breaks_from(warnings: Iterable[str], index: int) -> tuple[str, ...]:
+    """The warnings that still hold once the chunks from `index` on are made anew."""
+    found = ((_BREAK.match(warning), warning) for warning in warnings)
+    return tuple(warning for match, warning in found if match is None or int(match[1]) < index)
+
+
+_BREAK = re.compile(r"From chunk ([0-9]+) \([0-9.e+]+ s\) on it is made with ")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What lies in a mapping under `outer inner`."""
+    flat = dict[str, Any]()
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name} ") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
 
 
 def _of_torch() -> dict[str, Any]:

@@ -21,7 +21,7 @@ from st2v_stream.store.database import connect
 from st2v_stream.store.directory import DataDirectory
 from st2v_stream.store.memories import memory_from_blobs, parts_of
 from st2v_stream.store.migrations import migrate
-from st2v_stream.store.segments import read_total_bytes
+from st2v_stream.store.segments import OF_MEMORY, read_total_bytes
 from st2v_stream.store.sweep import UNREFERENCED
 from st2v_stream.store.trouble import store_errors
 
@@ -226,7 +226,7 @@ def _check_memories(connection: sqlite3.Connection, files: BlobFiles, whole: dic
     """The parts of a memory make up the memory that was written; what a running film goes on from is there."""
     for row in connection.execute("SELECT video_id, idx, memory FROM chunk WHERE memory IS NOT NULL").fetchall():
         named = sorted(parts_of(row["memory"]))
-        sql = "SELECT sha256 FROM part WHERE video_id = ? AND idx = ? ORDER BY sha256"
+        sql = f"SELECT sha256 FROM part WHERE video_id = ? AND idx = ? AND {OF_MEMORY} ORDER BY sha256"
         if named != [part["sha256"] for part in connection.execute(sql, (row["video_id"], row["idx"]))]:
             yield Finding("damage", row["video_id"], f"the memory after chunk {row['idx']} is not that of its parts")
         elif all(whole.get(sha256) for sha256 in named):

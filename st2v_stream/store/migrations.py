@@ -142,7 +142,35 @@ DIRECTED = (
          UNION SELECT sha256 FROM part WHERE video_id = video.id UNION SELECT video.reference))""",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (FIRST, INPUTS, DIRECTED)
+ENHANCED = (
+    # enhanced_prefix: so many chunks are sharp without a gap from the beginning. enhancer: by name, NULL = there is none.
+    "ALTER TABLE video ADD COLUMN enhance TEXT NOT NULL DEFAULT 'none' CHECK(enhance IN ('all', 'watched', 'idle', 'none'))",
+    "ALTER TABLE video ADD COLUMN enhancer TEXT",
+    "ALTER TABLE video ADD COLUMN enhance_error TEXT",
+    "ALTER TABLE video ADD COLUMN enhanced_prefix INTEGER NOT NULL DEFAULT 0",
+    # Nothing had written to it. A row has two sides. The chunk's own sharp version: state, seen = the last chunk it was made
+    # with. The carry after the enhancer has taken this chunk: carry as JSON, its parts named carry/<name> in `part`; pending =
+    # the first chunk that has not come out for good; began = the first one of its run; apart: that has no sharp neighbour.
+    "DROP TABLE enhancement",
+    """CREATE TABLE enhancement(
+        video_id TEXT NOT NULL,
+        idx INTEGER NOT NULL,
+        state TEXT CHECK(state IN ('done', 'provisional', 'again')),
+        seen INTEGER,
+        asked INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        carry TEXT,
+        pending INTEGER,
+        began INTEGER,
+        apart INTEGER,
+        PRIMARY KEY(video_id, idx),
+        FOREIGN KEY(video_id, idx) REFERENCES chunk ON DELETE CASCADE) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX enhancement_again ON enhancement(video_id, idx) WHERE state IN ('provisional', 'again')",
+    "CREATE INDEX enhancement_asked ON enhancement(video_id, idx) WHERE asked",
+    "CREATE INDEX enhancement_carry ON enhancement(video_id, idx) WHERE carry IS NOT NULL",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (FIRST, INPUTS, DIRECTED, ENHANCED)
 
 
 def migrate(connection: sqlite3.Connection) -> None:

@@ -16,6 +16,7 @@ from st2v_stream.store.blobs import BlobFiles, sync_folder
 from st2v_stream.store.copies import Copies
 from st2v_stream.store.database import connect, transaction
 from st2v_stream.store.directory import DataDirectory
+from st2v_stream.store.enhancement import insert_line
 from st2v_stream.store.memories import parts_of
 from st2v_stream.store.migrations import migrate
 from st2v_stream.store.trouble import store_errors
@@ -55,12 +56,20 @@ class _Film:
         self.log.append(line)
 
     def take_cue(self, line: dict[str, Any]) -> None:
+        if "taken_back" in line:
+            (number,) = (entry["number"] for entry in self.log if entry["seq"] == line["taken_back"])
+            self.cues[number]["dropped_at_seq"] = line["seq"]
+            self.log.append({**line, "number": number})
+            return
         self.log.append({**line, "number": len(self.cues)})
         self.cues.append({"cue": line["cue"], "dropped_at_seq": None})
 
     def take_reset(self, line: dict[str, Any]) -> None:
         self.log = [entry for entry in self.log if entry["kind"] != "segment" or entry["index"] < line["index"]]
         self.log.append(line)
+        for entry in self.log:
+            if "enhancement" in entry and entry["enhancement"]["seen"] >= line["index"]:  # it had a look at what is no more
+                entry["enhancement"] |= {"state": "again", "after": None}
         for number in line.get("dropped", ()):
             self.cues[number]["dropped_at_seq"] = line["seq"]
 
@@ -83,6 +92,10 @@ class _Film:
             self.take_reset({"seq": self.seq + 1, "kind": "reset", "index": kept})
             self.seq += 1
         self.log = [line for line in self.log if line["kind"] != "segment" or is_whole(line["segment"]["hash"])]
+        for line in self.log:
+            after = line.get("enhancement", {}).get("after")
+            if after is not None and not all(is_whole(sha256) for sha256 in parts_of(after["carry"])):
+                line["enhancement"]["after"] = None  # a newer one has taken its place, mostly
         if self.reference is not None and not is_whole(self.reference):
             self.lost.append("what it starts from")
             self.reference = None
@@ -199,6 +212,15 @@ def _write_entry(connection: sqlite3.Connection, video_id: str, line: Mapping[st
             f"INSERT INTO segment(video_id, idx, rendition, revision, seq, {', '.join(_SEGMENT)}) VALUES ({_marks(13)})",
             (*place, *(segment[name] for name in _SEGMENT)),
         )
+        if "enhancement" in line:
+            _write_enhancement(connection, video_id, line, is_whole)
+
+
+def _write_enhancement(connection: sqlite3.Connection, video_id: str, line: Mapping[str, Any], is_whole: _Wholeness) -> None:
+    after = line["enhancement"]["after"]
+    for sha256 in () if after is None else parts_of(after["carry"]):
+        _write_blob(connection, sha256, "memory", is_whole)
+    insert_line(connection, video_id, line["index"], line["enhancement"])
 
 
 def _write_chunk(connection: sqlite3.Connection, video_id: str, line: Mapping[str, Any], is_whole: _Wholeness) -> None:
@@ -228,6 +250,9 @@ def _write_counts(connection: sqlite3.Connection, film: _Film) -> None:
     connection.execute(
         """UPDATE video SET seq = ?2, deleted_at_s = ?3,
              epoch = (SELECT coalesce(max(epoch), 0) + 1 FROM chunk WHERE video_id = ?1),
+             enhanced_prefix = (SELECT coalesce(min(idx), (SELECT count(*) FROM chunk WHERE video_id = ?1)) FROM chunk
+               WHERE video_id = ?1 AND NOT EXISTS
+                 (SELECT 1 FROM segment WHERE video_id = ?1 AND segment.idx = chunk.idx AND rendition = 'enhanced')),
              (chunks, frames) = (SELECT count(*), coalesce(sum(frames), 0) FROM chunk WHERE video_id = ?1),
              enhanced_frames = (SELECT coalesce(sum(frames), 0) FROM chunk WHERE video_id = ?1 AND EXISTS
                (SELECT 1 FROM segment WHERE video_id = ?1 AND segment.idx = chunk.idx AND rendition = 'enhanced'))
@@ -237,9 +262,16 @@ def _write_counts(connection: sqlite3.Connection, film: _Film) -> None:
     refresh_size(connection, film.video_id)
 
 
-def insert_film(connection: sqlite3.Connection, video_id: str, lines: Iterable[dict[str, Any]], files: BlobFiles) -> None:
+def insert_film(
+    connection: sqlite3.Connection,
+    video_id: str,
+    lines: Iterable[dict[str, Any]],
+    files: BlobFiles,
+    whole: Iterable[str] = (),
+) -> None:
     """One film from the lines of its copy, under this id; its blobs are there. Inside a transaction.
 
+    whole: blobs that need not be read again, because somebody has just done so.
     A parent that is not here is forgotten. Raises `InvalidRequest` where lines or segments are missing; what lines that nobody
     here has written make of it (KeyError, TypeError, ValueError, sqlite3.Error) is the caller's to name.
     """
@@ -248,6 +280,7 @@ def insert_film(connection: sqlite3.Connection, video_id: str, lines: Iterable[d
         view = line.get("view")
         film.take(line if view is None else {**line, "view": {**view, "id": video_id}})
     is_whole = _Wholeness(files)
+    is_whole.known.update({sha256: files.is_there(sha256) for sha256 in whole})
     film.cut(is_whole)
     if film.view is None or film.lost:
         received = ", ".join(film.lost) or "nothing that says what it is"

@@ -20,6 +20,9 @@ from st2v_stream.store.sweep import blobs_of, mark_gone
 from st2v_stream.store.videos import insert_config, keep_blobs, next_seq, now_s, refresh_size, view_from_json
 from st2v_stream.types import LogEntry, SegmentRef
 
+OF_MEMORY = "name NOT GLOB 'carry/*'"
+"""Rows of `part` that name what chunks are made from; the others name what an enhancer has begun (store/enhancement.py)."""
+
 KEEP_EVERY = 8
 """A finished film keeps the memory of every 8th chunk: at most 7 chunks are made again to branch anywhere."""
 
@@ -94,13 +97,13 @@ def insert_chunk(connection: sqlite3.Connection, video_id: str, epoch: int, reco
     video's newest run and the chunk is its next.
     """
     with transaction(connection):
-        added_bytes = _bytes_new_to(connection, video_id, record.blobs)
+        added_bytes = bytes_new_to(connection, video_id, record.blobs)
         keep_blobs(connection, record.blobs)
         _insert_fenced(connection, video_id, epoch, record, added_bytes)
         _insert_parts(connection, video_id, record)
         seq = next_seq(connection, video_id)
-        _insert_segment(connection, video_id, seq, record.segment)
-        _log(connection, video_id, seq, "segment", record.segment.index)
+        insert_segment(connection, video_id, seq, record.segment)
+        log_row(connection, video_id, seq, "segment", record.segment.index)
         connection.execute(
             "UPDATE video SET chunks = chunks + 1, frames = frames + ?, size_bytes = size_bytes + ? WHERE id = ?",
             (record.segment.frames, added_bytes, video_id),
@@ -130,10 +133,13 @@ def take_out_chunks(connection: sqlite3.Connection, video_id: str, index: int) -
            WHERE id = ?1""",
         (video_id,),
     )
+    connection.execute("UPDATE video SET enhanced_prefix = min(enhanced_prefix, ?) WHERE id = ?", (index, video_id))
+    # carries that have seen the chunks are gone with them; what was made sharp with a look at them is made again
+    connection.execute("UPDATE enhancement SET state = 'again' WHERE video_id = ? AND seen >= ?", (video_id, index))
     refresh_size(connection, video_id)
     mark_gone(connection, lost)
     seq = next_seq(connection, video_id)
-    _log(connection, video_id, seq, "reset", index)
+    log_row(connection, video_id, seq, "reset", index)
     return LogEntry(seq, "reset", index)
 
 
@@ -144,12 +150,15 @@ def thin_memories(connection: sqlite3.Connection, video_id: str) -> None:
           AND idx NOT IN (SELECT fork_index - 1 FROM video WHERE parent_id = ?1 AND fork_index IS NOT NULL)"""
     values = video_id, KEEP_EVERY
     with transaction(connection):
-        rows = connection.execute(f"SELECT DISTINCT sha256 FROM part WHERE video_id = ?1 AND idx IN ({thinned})", values)
+        rows = connection.execute(
+            f"SELECT DISTINCT sha256 FROM part WHERE video_id = ?1 AND idx IN ({thinned}) AND {OF_MEMORY}", values
+        )
         lost = [row["sha256"] for row in rows.fetchall()]
         connection.execute(f"UPDATE chunk SET memory = NULL WHERE video_id = ?1 AND idx IN ({thinned})", values)
         connection.execute(
-            "DELETE FROM part WHERE video_id = ? AND idx IN (SELECT idx FROM chunk WHERE video_id = ? AND memory IS NULL)",
-            (video_id, video_id),
+            f"""DELETE FROM part WHERE video_id = ?1 AND {OF_MEMORY}
+                  AND idx IN (SELECT idx FROM chunk WHERE video_id = ?1 AND memory IS NULL)""",
+            (video_id,),
         )
         refresh_size(connection, video_id)
         mark_gone(connection, lost)
@@ -172,7 +181,7 @@ def insert_memory(connection: sqlite3.Connection, video_id: str, record: ChunkRe
         keep_blobs(connection, parts)
         sql = "UPDATE chunk SET memory = ?, memory_digest = ? WHERE video_id = ? AND idx = ?"
         connection.execute(sql, (record.memory, record.memory_digest, video_id, index))
-        connection.execute("DELETE FROM part WHERE video_id = ? AND idx = ?", (video_id, index))
+        connection.execute(f"DELETE FROM part WHERE video_id = ? AND idx = ? AND {OF_MEMORY}", (video_id, index))
         _insert_parts(connection, video_id, record)
         refresh_size(connection, video_id)
 
@@ -217,7 +226,8 @@ def read_log(connection: sqlite3.Connection, video_id: str, seq: int, limit: int
     """The next entries after `seq`, in order."""
     rows = connection.execute(
         """SELECT log.seq AS log_seq, log.kind, log.idx AS log_idx, log.view, segment.*,
-             cue.json AS cue_json
+             cue.json AS cue_json, iif(cue.dropped_at_seq = log.seq, (SELECT min(first.seq) FROM log AS first
+               WHERE first.video_id = log.video_id AND first.cue = log.cue), NULL) AS taken_back
            FROM log LEFT JOIN segment ON segment.video_id = log.video_id AND segment.seq = log.seq
            LEFT JOIN cue ON cue.video_id = log.video_id AND cue.number = log.cue
            WHERE log.video_id = ? AND log.seq > ? ORDER BY log.seq LIMIT ?""",
@@ -303,17 +313,23 @@ def _insert_parts(connection: sqlite3.Connection, video_id: str, record: ChunkRe
     connection.executemany("INSERT INTO part(video_id, idx, name, sha256) VALUES (?, ?, ?, ?)", rows)
 
 
-def _bytes_new_to(connection: sqlite3.Connection, video_id: str, blobs: Sequence[Blob]) -> int:
+def bytes_new_to(connection: sqlite3.Connection, video_id: str, blobs: Sequence[Blob]) -> int:
     """Bytes of those that the film does not refer to yet, each once."""
+    once = {blob.sha256: len(blob.data) for blob in blobs}
+    return sum(size for sha256, size in once.items() if is_new_to(connection, video_id, sha256))
+
+
+def is_new_to(connection: sqlite3.Connection, video_id: str, sha256: str) -> bool:
+    """Whether the film does not refer to this blob."""
     known = """SELECT EXISTS (SELECT 1 FROM segment WHERE hash = ?1 AND video_id = ?2)
         OR EXISTS (SELECT 1 FROM segment WHERE init = ?1 AND video_id = ?2)
         OR EXISTS (SELECT 1 FROM part WHERE sha256 = ?1 AND video_id = ?2)
         OR EXISTS (SELECT 1 FROM video WHERE reference = ?1 AND id = ?2)"""
-    once = {blob.sha256: len(blob.data) for blob in blobs}
-    return sum(size for sha256, size in once.items() if not connection.execute(known, (sha256, video_id)).fetchone()[0])
+    return not connection.execute(known, (sha256, video_id)).fetchone()[0]
 
 
-def _insert_segment(connection: sqlite3.Connection, video_id: str, seq: int, segment: SegmentRef) -> None:
+def insert_segment(connection: sqlite3.Connection, video_id: str, seq: int, segment: SegmentRef) -> None:
+    """Its row; inside a transaction."""
     connection.execute(
         "INSERT INTO segment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
@@ -334,15 +350,18 @@ def _insert_segment(connection: sqlite3.Connection, video_id: str, seq: int, seg
     )
 
 
-def _log(connection: sqlite3.Connection, video_id: str, seq: int, kind: str, index: int) -> None:
+def log_row(connection: sqlite3.Connection, video_id: str, seq: int, kind: str, index: int) -> None:
+    """An entry of the log; inside a transaction."""
     connection.execute("INSERT INTO log(video_id, seq, kind, idx) VALUES (?, ?, ?, ?)", (video_id, seq, kind, index))
 
 
 def _entry_of(row: sqlite3.Row) -> LogEntry:
     segment = None if row["hash"] is None else _segment_of(row)
     view = None if row["view"] is None else view_from_json(row["view"])
-    cue = None if row["cue_json"] is None else Cue.from_json(json.loads(row["cue_json"]))
-    return LogEntry(row["log_seq"], row["kind"], row["log_idx"], segment=segment, view=view, cue=cue)
+    is_cue = row["cue_json"] is not None and row["taken_back"] is None
+    cue = Cue.from_json(json.loads(row["cue_json"])) if is_cue else None
+    index, taken_back = row["log_idx"], row["taken_back"]
+    return LogEntry(row["log_seq"], row["kind"], index, segment=segment, view=view, cue=cue, taken_back=taken_back)
 
 
 def _chunk_of(row: sqlite3.Row, segments: tuple[SegmentRef, ...]) -> ChunkRow:

@@ -13,23 +13,27 @@ import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from st2v_stream.chunk import Memory
 from st2v_stream.direction import Cue, Timeline
 from st2v_stream.errors import Conflict, NotFound, StoreDamaged, StoreError, StoreFull
-from st2v_stream.store import branches, segments, sweep, videos
+from st2v_stream.store import branches, enhancement, segments, sweep, videos
 from st2v_stream.store.blobs import Blob, BlobFiles
 from st2v_stream.store.copies import Copies, lines_after
 from st2v_stream.store.database import Database, transaction
 from st2v_stream.store.directory import DataDirectory
+from st2v_stream.store.enhancement import NextWork, SharpCommit, SharpRecord
 from st2v_stream.store.memories import memory_from_blobs, parts_of
 from st2v_stream.store.rebuild import insert_film
 from st2v_stream.store.references import reference_from_blob, reference_to_blob
 from st2v_stream.store.segments import ChunkRecord, ChunkRow
 from st2v_stream.store.videos import Order
-from st2v_stream.types import LogEntry, Reference, SegmentRef, Snapshot, VideoState, VideoView
+from st2v_stream.types import DeletedVideo, LogEntry, Reference, SegmentRef, Snapshot, VideoState, VideoView
 
 T = TypeVar("T")
 
@@ -43,8 +47,23 @@ GRACE_S = 24 * 3600
 
 SWEEP_EVERY_S = 600
 
+BLOBS_AT_ONCE = 16
+"""Of a film that is taken in, before others get their turn at the store's thread."""
+
 SWEEP_AT_ONCE = 64
 """Files removed before others get their turn at the store's thread: on a busy disk each takes milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilmRows:
+    """All that is known of a film: the lines of its copy, and the same as the rest of the house sees it."""
+
+    lines: list[dict[str, Any]]
+    view: VideoView
+    chunks: list[ChunkRow]
+    timeline: Timeline
+    model_version: str | None
+    reference_sha256: str | None
 
 
 class Store:
@@ -131,6 +150,17 @@ class Store:
         """Add cues to the timeline, all or none; returns their entries, one each. Raises `NotFound`."""
         return await self._write(self._cue, video_id, cues)
 
+    async def cues(self, video_id: str) -> list[tuple[int, Cue]]:
+        """The cues that hold, each with the seq of its log entry. Raises `NotFound`."""
+        return await self._database.run(videos.read_cues, video_id)
+
+    async def take_back_cue(self, video_id: str, seq: int, soonest: int) -> LogEntry:
+        """The cue whose log entry is `seq` leaves the timeline; chunk `soonest` is the first that is not begun.
+
+        Raises `NotFound` for no such cue, `Conflict` for one that has taken effect.
+        """
+        return await self._write(self._log_and_copy, video_id, videos.take_back_cue, video_id, seq, soonest)
+
     async def reset(
         self,
         video_id: str,
@@ -144,7 +174,7 @@ class Store:
         """Take the chunks from `from_index` on out of the film; returns the entries: reset, new cues, the new state.
 
         All in one transaction. timeline: its directions from now on, None = as they are. keep_as: id of a new video that
-        keeps the film as it was, by reference (parent_id this one, fork_index = from_index, state stopped). changes: as for
+        keeps the film as it was, by reference (parent_id this one, fork_index = from_index). changes: as for
         `change`. The epoch is raised, so a run that does not know of it commits nothing any more. Raises `NotFound`,
         `Conflict` unless in an allowed state (None = any), `InvalidRequest` for an index beyond its chunks.
         """
@@ -209,6 +239,11 @@ class Store:
     async def undelete(self, video_id: str) -> LogEntry:
         """Have a deleted film back; one that was being made is stopped then. Raises `NotFound` when the grace is over."""
         return await self._write(self._undelete, video_id)
+
+    async def deleted(self) -> list[DeletedVideo]:
+        """What can be had back, the newest deletion first."""
+        rows = await self._database.run(videos.list_deleted, videos.now_s() - self._grace_s)
+        return [DeletedVideo(view, at_s, at_s + self._grace_s) for view, at_s in rows]
 
     async def own_bytes(self, video_id: str) -> int:
         """Bytes that forgetting the film would free: of what no other film refers to."""
@@ -282,12 +317,57 @@ class Store:
         """sha256 of the frames of every chunk, before they were encoded."""
         return await self._database.run(segments.read_frame_hashes, video_id)
 
+    # ------------------------------------------------------------ the enhanced rendition
+
+    async def ask_to_enhance(self, video_id: str, first: int, end: int | None, enhancer: str | None) -> LogEntry:
+        """The chunks from `first` on, before `end` (None = all), are to be made sharp. Raises `NotFound`."""
+        ask = enhancement.ask
+        return await self._write(self._log_and_copy, video_id, ask, video_id, first, end, enhancer)
+
+    async def change_policy(self, video_id: str, enhancer: str | None, changes: Mapping[str, Any]) -> LogEntry:
+        """Set columns, `enhance` among them, and log the state; none takes back what was asked for. Raises `NotFound`."""
+        return await self._write(self._log_and_copy, video_id, enhancement.set_policy, video_id, enhancer, changes)
+
+    async def next_work(self, video_id: str, *, everything: bool) -> NextWork | None:
+        """What the enhancer does next with this film (see `enhancement.next_work`). Raises `NotFound`."""
+        return await self._database.run(partial(enhancement.next_work, everything=everything), video_id)
+
+    async def carry(self, work: NextWork) -> Memory | None:
+        """What the enhancer goes on with, None where it begins. Raises `StoreDamaged`, `NotFound` where it is lost."""
+        return None if work.carry is None else await self._read(memory_from_blobs, work.carry, self._blobs.read)
+
+    async def drop_carry(self, video_id: str, carry: str) -> None:
+        """Forget a carry that cannot be gone on with."""
+        await self._write(enhancement.drop_carry, video_id, carry)
+
+    async def commit_sharp(self, video_id: str, record: SharpRecord) -> SharpCommit:
+        """Acknowledge what one call of the enhancer gave. Raises `Conflict` where chunks it had seen were taken out since."""
+        commit = await self._write(self._commit_sharp, video_id, record)
+        if record.carry_blobs:  # those of the carry before are free now
+            await self._sweep_now(self._grace_s)
+        return commit
+
+    async def count_failure(self, video_id: str, index: int, words: str, attempts: int = 1) -> LogEntry | None:
+        """The enhancer failed at this chunk; the film's new state once it will not be tried again. Raises `NotFound`."""
+        entry = await self._write(enhancement.count_failure, video_id, index, words, attempts)
+        if entry is not None:
+            await self._copy_the_rest(video_id)
+        return entry
+
+    async def unfinished_enhancements(self) -> list[VideoView]:
+        """Films that have something to be made sharp although nobody watches them."""
+        return await self._database.run(enhancement.list_unfinished)
+
     # ------------------------------------------------------------ films that travel
 
-    async def film_lines(self, video_id: str) -> list[dict[str, Any]]:
-        """All that is known of a film, as the lines of its copy; blobs by their hash. Raises `NotFound`."""
-        await self.view(video_id)
-        return await self._database.run(_film_lines, video_id)
+    async def film_rows(self, video_id: str) -> FilmRows:
+        """All that is known of a film at one moment. Raises `NotFound`."""
+        return await self._database.run(_film_rows, video_id)
+
+    @property
+    def tmp(self) -> Path:
+        """Where what is not kept yet may lie; the next start empties it."""
+        return self._directory.tmp
 
     async def is_known(self, video_id: str) -> bool:
         """Whether a film of that id is here, a deleted one included."""
@@ -300,12 +380,20 @@ class Store:
         blobs: Iterable[Blob],
         check: Callable[[VideoView, Sequence[ChunkRow], str | None, str | None], None],
     ) -> VideoView:
-        """A film from elsewhere: what `film_lines` gave there, and every blob that they name. All of it or nothing.
+        """A film from elsewhere: the lines that `film_rows` gave there, and every blob that they name. All of it or nothing.
 
         check(view, chunks, model_version, reference_sha256): called before the commit; what it raises undoes everything.
         Raises `InvalidRequest` for what is no film, `StoreError`.
         """
-        view = await self._write(self._take_in, video_id, lines, blobs, check)
+        kept, fresh, more = set[str](), set[str](), iter(blobs)
+        try:
+            while batch := await self._read(_next_blobs, more):  # films that are being made come in between
+                kept |= {blob.sha256 for blob in batch}
+                fresh |= await self._write(self._write_missing, batch)
+            view = await self._write(self._take_in, video_id, lines, kept, check)
+        except BaseException:
+            await asyncio.shield(self._database.run(self._remove_unnamed, fresh))
+            raise
         await self._copy_the_rest(video_id)
         return view
 
@@ -324,8 +412,9 @@ class Store:
         return await self._database.run(segments.read_segment, video_id, index)
 
     async def read_blob(self, sha256: str) -> bytes:
-        """Bytes by their hash, checked."""
-        return await self._read(self._blobs.read, sha256)
+        """Bytes by their hash, checked. Of many who ask for the newest one, only the first costs a turn of a thread."""
+        at_hand = self._blobs.at_hand(sha256)
+        return await self._read(self._blobs.read, sha256) if at_hand is None else at_hand
 
     # ------------------------------------------------------------ on the threads
 
@@ -405,6 +494,12 @@ class Store:
         self._copies.follow(connection, video_id)
         return entry, added_bytes
 
+    def _commit_sharp(self, connection: sqlite3.Connection, video_id: str, record: SharpRecord) -> SharpCommit:
+        with self._written(connection, record.blobs):
+            commit = enhancement.insert_sharp(connection, video_id, record)
+        self._copies.follow(connection, video_id)
+        return commit
+
     def _remember(self, connection: sqlite3.Connection, video_id: str, record: ChunkRecord) -> bool:
         if not segments.is_the_same(connection, video_id, record):
             return False
@@ -440,27 +535,34 @@ class Store:
         connection: sqlite3.Connection,
         video_id: str,
         lines: Sequence[dict[str, Any]],
-        blobs: Iterable[Blob],
+        whole: Collection[str],
         check: Callable[[VideoView, Sequence[ChunkRow], str | None, str | None], None],
     ) -> VideoView:
-        written = list[str]()
-        try:
-            for blob in blobs:  # one at a time: a film may be larger than the memory
-                if not self._blobs.is_there(blob.sha256) or not self._blobs.is_whole(blob.sha256):
-                    self._blobs.write(blob)
-                    written.append(blob.sha256)
-            with transaction(connection):
-                insert_film(connection, video_id, lines, self._blobs)
-                version = videos.read_config(connection, video_id).get("model_version")
-                view, rows = videos.read_video(connection, video_id), segments.read_chunks(connection, video_id)
-                check(view, rows, version, videos.read_reference(connection, video_id))
-        except BaseException:
-            known = sweep.read_all_hashes(connection)
-            self._remove(sha256 for sha256 in written if sha256 not in known)
-            raise
+        with transaction(connection):
+            insert_film(connection, video_id, lines, self._blobs, whole)
+            version = videos.read_config(connection, video_id).get("model_version")
+            view, rows = videos.read_video(connection, video_id), segments.read_chunks(connection, video_id)
+            check(view, rows, version, videos.read_reference(connection, video_id))
         self.size_bytes = segments.read_total_bytes(connection)
         self._copies.follow(connection, video_id)
         return view
+
+    def _write_missing(self, connection: sqlite3.Connection, blobs: Sequence[Blob]) -> set[str]:
+        """Those that were not there, or not whole, and are now; if one cannot be written, none of these."""
+        written = set[str]()
+        try:
+            for blob in blobs:
+                if not self._blobs.is_there(blob.sha256) or not self._blobs.is_whole(blob.sha256):
+                    self._blobs.write(blob)
+                    written.add(blob.sha256)
+        except BaseException:
+            self._remove_unnamed(connection, written)
+            raise
+        return written
+
+    def _remove_unnamed(self, connection: sqlite3.Connection, hashes: Collection[str]) -> None:
+        if hashes:
+            self._remove(set(hashes) - sweep.read_all_hashes(connection))
 
     def _cue(self, connection: sqlite3.Connection, video_id: str, cues: Sequence[Cue]) -> list[LogEntry]:
         entries = videos.insert_cues(connection, video_id, cues)
@@ -542,15 +644,26 @@ def _without_row(connection: sqlite3.Connection, blobs: Iterable[Blob]) -> list[
     return [blob for blob in blobs if connection.execute(sql, (blob.sha256,)).fetchone() is None]
 
 
+def _next_blobs(blobs: Iterator[Blob]) -> list[Blob]:
+    return list(islice(blobs, BLOBS_AT_ONCE))
+
+
 def _is_known(connection: sqlite3.Connection, video_id: str) -> bool:
     return connection.execute("SELECT 1 FROM video WHERE id = ?", (video_id,)).fetchone() is not None
 
 
-def _film_lines(connection: sqlite3.Connection, video_id: str) -> list[dict[str, Any]]:
-    lines = list[dict[str, Any]]()
+def _film_rows(connection: sqlite3.Connection, video_id: str) -> FilmRows:
+    view, lines = videos.read_video(connection, video_id), list[dict[str, Any]]()
     while page := list(lines_after(connection, video_id, lines[-1]["seq"] if lines else 0)):
         lines += page
-    return lines
+    return FilmRows(
+        lines,
+        view,
+        segments.read_chunks(connection, video_id),
+        videos.read_timeline(connection, video_id),
+        videos.read_config(connection, video_id).get("model_version"),
+        videos.read_reference(connection, video_id),
+    )
 
 
 def _snapshot(connection: sqlite3.Connection, video_id: str) -> Snapshot:

@@ -19,9 +19,25 @@ from st2v_stream.types import LogEntry, VideoState, VideoView
 
 Order = Literal["asc", "desc"]
 
-_SELECT = "SELECT video.*, config.json AS config_json FROM video JOIN config ON config.hash = video.config"
+_SELECT = """SELECT video.*, config.json AS config_json,
+    (SELECT json FROM cue WHERE cue.video_id = video.id AND dropped_at_seq IS NULL AND idx <= fork_index
+       AND json_extract(json, '$.changes.prompts') IS NOT NULL ORDER BY idx DESC, number DESC LIMIT 1) AS own_cue
+    FROM video JOIN config ON config.hash = video.config"""
+"""own_cue: of a branch the newest change of the prompt at or before its first own chunk."""
 _CHANGEABLE = frozenset(
-    {"state", "ended_by", "error", "paused_reason", "completed_at_s", "num_frames", "title", "when_unwatched"}
+    {
+        "state",
+        "ended_by",
+        "error",
+        "paused_reason",
+        "completed_at_s",
+        "num_frames",
+        "fork_index",
+        "title",
+        "when_unwatched",
+        "warnings",
+    }
+    | {"enhance", "enhancer", "enhance_error"}
 )
 _FINAL: frozenset[VideoState] = frozenset({"stopped", "completed", "failed"})
 
@@ -76,6 +92,9 @@ def insert_row(connection: sqlite3.Connection, view: VideoView, config: str, ref
         "fork_index": view.fork_index,
         "reference": reference,
         "when_unwatched": view.when_unwatched,
+        "enhance": view.enhance,
+        "enhancer": view.enhancer,
+        "enhance_error": view.enhance_error,
     }
     columns, marks = ", ".join(values), ", ".join("?" * len(values))
     connection.execute(f"INSERT INTO video({columns}) VALUES ({marks})", tuple(values.values()))
@@ -116,8 +135,9 @@ def set_columns(connection: sqlite3.Connection, video_id: str, changes: Mapping[
     unknown = set(changes) - _CHANGEABLE
     assert not unknown, f"no such columns: {unknown}"
     assignments = ", ".join(f"{name} = ?" for name in changes)
+    values = [json.dumps(value) if name == "warnings" else value for name, value in changes.items()]
     if changes:
-        connection.execute(f"UPDATE video SET {assignments} WHERE id = ?", (*changes.values(), video_id))
+        connection.execute(f"UPDATE video SET {assignments} WHERE id = ?", (*values, video_id))
 
 
 def begin_run(connection: sqlite3.Connection, video_id: str) -> int:
@@ -173,6 +193,40 @@ def add_cues(connection: sqlite3.Connection, video_id: str, cues: Sequence[Cue])
     return entries
 
 
+def take_back_cue(connection: sqlite3.Connection, video_id: str, seq: int, soonest: int) -> LogEntry:
+    """The cue whose log entry is `seq` leaves the timeline; returns the entry that says so.
+
+    soonest: the first chunk that is not begun. Raises `NotFound`, `Conflict` for a cue that has taken effect.
+    """
+    with transaction(connection):
+        live = dict(read_cues(connection, video_id))
+        if seq not in live:
+            known = ", ".join(map(str, live)) or "none: the film has no cues"
+            raise NotFound("no such cue", expected=f"the seq of a cue of {video_id} ({known})", received=seq, param="seq")
+        cue, sql = live[seq], "UPDATE cue SET dropped_at_seq = ? WHERE video_id = ? AND number = ?"
+        if cue.index < soonest:
+            expected = f"a cue from chunk {soonest} on"
+            raise Conflict(f"chunk {cue.index} is made or being made: its cue holds", expected=expected, received=cue.index)
+        taken_at, number = next_seq(connection, video_id), _number_of(connection, video_id, seq)
+        connection.execute(sql, (taken_at, video_id, number))
+        values = video_id, taken_at, cue.index, number
+        connection.execute("INSERT INTO log(video_id, seq, kind, idx, cue) VALUES (?, ?, 'cue', ?, ?)", values)
+        return LogEntry(taken_at, "cue", cue.index, taken_back=seq)
+
+
+def read_cues(connection: sqlite3.Connection, video_id: str) -> list[tuple[int, Cue]]:
+    """The cues that hold, each with the seq of its log entry, in the order they were given. Raises `NotFound`."""
+    _row(connection, video_id)
+    sql = """SELECT min(log.seq) AS seq, json FROM cue JOIN log ON log.video_id = cue.video_id AND log.cue = cue.number
+             WHERE cue.video_id = ? AND dropped_at_seq IS NULL GROUP BY number ORDER BY number"""
+    return [(row["seq"], Cue.from_json(json.loads(row["json"]))) for row in connection.execute(sql, (video_id,))]
+
+
+def _number_of(connection: sqlite3.Connection, video_id: str, seq: int) -> int:
+    row = connection.execute("SELECT cue FROM log WHERE video_id = ? AND seq = ?", (video_id, seq)).fetchone()
+    return int(row["cue"])
+
+
 def replace_timeline(connection: sqlite3.Connection, video_id: str, timeline: Timeline, seq: int) -> list[LogEntry]:
     """From now on these are its directions; inside a transaction. seq: of the reset that says so.
 
@@ -226,6 +280,12 @@ def _pattern(word: str) -> str:
     for special in ("\\", "%", "_"):
         word = word.replace(special, "\\" + special)
     return f"%{word}%"
+
+
+def list_deleted(connection: sqlite3.Connection, since_s: int) -> list[tuple[VideoView, int]]:
+    """Videos deleted after `since_s` (Unix seconds) and when, the newest deletion first."""
+    sql = f"{_SELECT} WHERE deleted_at_s > ? ORDER BY deleted_at_s DESC, id DESC"
+    return [(_view_of(row), int(row["deleted_at_s"])) for row in connection.execute(sql, (since_s,))]
 
 
 def list_in_states(connection: sqlite3.Connection, states: tuple[VideoState, ...]) -> list[VideoView]:
@@ -320,7 +380,7 @@ def now_s() -> int:
 
 def _view_of(row: sqlite3.Row) -> VideoView:
     config = json.loads(row["config_json"])
-    direction = Direction.from_json(json.loads(row["first"]))
+    spec, direction = StreamSpec(**config["spec"]), Direction.from_json(json.loads(row["first"]))
     return VideoView(
         id=row["id"],
         state=row["state"],
@@ -328,8 +388,8 @@ def _view_of(row: sqlite3.Row) -> VideoView:
         model=config["model"],
         preset=direction.preset,
         seed=direction.seed,
-        prompt=direction.prompt,
-        spec=StreamSpec(**config["spec"]),
+        prompt=direction.prompt if row["own_cue"] is None else _prompt_of(row["own_cue"]),
+        spec=spec,
         created_at_s=row["created_at_s"],
         num_frames=row["num_frames"],
         frames=row["frames"],
@@ -346,7 +406,15 @@ def _view_of(row: sqlite3.Row) -> VideoView:
         enhanced_frames=row["enhanced_frames"],
         size_bytes=row["size_bytes"],
         when_unwatched=row["when_unwatched"],
+        enhanced_prefix_frames=spec.start_of(row["enhanced_prefix"]),
+        enhance=row["enhance"],
+        enhancer=row["enhancer"],
+        enhance_error=row["enhance_error"],
     )
+
+
+def _prompt_of(cue: str) -> str:
+    return Cue.from_json(json.loads(cue)).prompt or ""
 
 
 def _row(connection: sqlite3.Connection, video_id: str) -> sqlite3.Row:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from typing import TypeAlias
 
 from st2v_stream.chunk import Chunk, Memory
 from st2v_stream.errors import Stopped
@@ -20,7 +21,8 @@ from st2v_stream.types import EnhancedChunk, Enhancer, Worker
 LESS_URGENT = 1
 """Priority of enhancement on a worker that also makes the preview: between two steps the preview goes first."""
 
-_Made = tuple[Sequence[EnhancedChunk], Memory]
+Made: TypeAlias = tuple[Sequence[EnhancedChunk], Memory]
+"""What one call of an enhancer gives."""
 
 
 async def enhance_chunks(
@@ -49,9 +51,9 @@ async def enhance_chunks(
         stack.callback(left.stop)
         index = carry.next_index if carry is not None else 0
 
-        async def run(fn: Callable[..., _Made], *args: object) -> _Made:
+        async def run(fn: Callable[..., Made], *args: object) -> Made:
             step = between_steps(index, worker, priority, (left, stop), on_step)
-            return await stop.interrupt(worker.run(_timed, fn, *args, step, priority=priority))
+            return await stop.interrupt(worker.run(timed, fn, *args, step, priority=priority))
 
         try:
             async for chunk in chunks:
@@ -69,7 +71,7 @@ async def enhance_chunks(
             return
 
 
-def _timed(fn: Callable[..., _Made], *args: object) -> _Made:
+def timed(fn: Callable[..., Made], *args: object) -> Made:
     """The call's seconds, in equal parts on the chunks that came of it."""
     began = time.perf_counter()
     sharp, carry = fn(*args)

@@ -19,16 +19,19 @@ RECENT = 64
 class Bell:
     """What is newest of one video, and a way to wait for newer. Used on the event loop only.
 
-    seq: of the newest log entry. progress: of the chunk being made. notice: a state that could not be written to the log
-    (a full disk), with the seq of the entry before it.
+    seq: of the newest log entry. progress: of the chunk being made; sharpening: of the one being made sharp. notice: a state
+    that could not be written to the log (a full disk), with the seq of the entry before it.
     """
 
     def __init__(self, seq: int = 0) -> None:
         self.seq = seq
         self.progress: Progress | None = None
+        self.sharpening: Progress | None = None
         self.notice: LogEntry | None = None
         self.closed = False
         self.listeners = 0
+        self.arrived_at_s = 0.0
+        """When the last one came, by `time.monotonic()`; 0 for nobody yet."""
         self._unwatched_since_s = time.monotonic()
         self._watched = asyncio.Event()
         self._recent: deque[LogEntry] = deque(maxlen=RECENT)
@@ -59,6 +62,11 @@ class Bell:
         self.progress = progress
         self._ring()
 
+    def announce_sharpening(self, progress: Progress | None) -> None:
+        """Another step of the enhancer is done: wake everybody."""
+        self.sharpening = progress
+        self._ring()
+
     def announce_notice(self, notice: LogEntry) -> None:
         """A state that the log could not take: wake everybody."""
         self.notice = notice
@@ -82,6 +90,7 @@ class Bell:
     def arrive(self) -> None:
         """One more follower."""
         self.listeners += 1
+        self.arrived_at_s = time.monotonic()
         self._watched.set()
 
     def leave(self) -> None:
@@ -110,7 +119,7 @@ async def follow(read: ReadLog, bell: Bell, seq: int = 0) -> AsyncGenerator[LogE
 
     Ends when the bell is closed. A slow reader costs nothing: what it missed is read when it asks.
     """
-    told: LogEntry | Progress | None = None
+    told: tuple[LogEntry | Progress | None, Progress | None] = (None, None)
     bell.arrive()
     try:
         while not bell.closed:
@@ -123,11 +132,12 @@ async def follow(read: ReadLog, bell: Bell, seq: int = 0) -> AsyncGenerator[LogE
                 for entry in page:
                     yield entry
                     seq = entry.seq
-            news = bell.notice or bell.progress
-            if news is not None and news is not told:
-                told = news
-                yield news
-            else:
+            news = bell.notice or bell.progress, bell.sharpening
+            fresh = [new for new, old in zip(news, told, strict=True) if new is not None and new is not old]
+            told = news
+            for item in fresh:
+                yield item
+            if not fresh:
                 await rung.wait()
     finally:
         bell.leave()

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 MODEL_STAGES = ("vae", "base", "cam-apm", "decoder", "distil")
-STAGES = (*MODEL_STAGES, "judge")
+STAGES = (*MODEL_STAGES, "judge", "enhancer")
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,37 @@ class DistilRecipe:
 
 
 @dataclass(frozen=True)
+class EnhancerRecipe:
+    """The small enhancer, on previews of the finished model; not one of the model's own stages."""
+
+    learning_rate: LearningRate = LearningRate(peak=6e-3, decay_share=0.7)
+    windows: int = 480  # whose previews are kept; 16 frames each
+    validation_windows: int = 12
+    last_frame: int = 1200
+    decoded_share: float = 0.25  # of the windows are decoded from noisy latents; the others are the model's last step
+    latent_noise: float = 0.3  # upper end of that noise's deviation
+    clean_share: float = 0.1  # of the items in a batch show the render itself, small
+    blur_share: float = 0.25  # of the items are blurred besides
+    blur_pixels: float = 0.8  # upper end of the deviation, in pixels of the preview
+    noise_share: float = 0.25  # of the items get noise besides
+    pixel_noise: float = 6.0  # upper end of its deviation, of 255
+    permute_colours: float = 0.3
+    mirror: float = 0.5
+    whole_share: float = 0.15  # of the batches are whole pictures, the others pieces: most of a picture is background
+    batch: int = 4  # whole pictures, each in two neighbouring frames
+    piece_batch: int = 16
+    piece_side: int = 32  # pixels of the preview
+    subject_share: float = 0.75  # of the pieces lie about the subject
+    clip_norm: float = 1.0
+    weight_decay: float = 1e-4
+    near_edges: float = 3.0  # how much more pixels near edges count
+    l1_weight: float = 1.0
+    mse_weight: float = 1.0
+    edge_weight: float = 0.5
+    flicker_weight: float = 0.5
+
+
+@dataclass(frozen=True)
 class DiffusionRecipe:
     """What the base and cam-apm stages share."""
 
@@ -172,6 +203,7 @@ class Recipe:
     distil: DistilRecipe = field(default_factory=DistilRecipe)
     diffusion: DiffusionRecipe = field(default_factory=DiffusionRecipe)
     pool: PoolRecipe = field(default_factory=PoolRecipe)
+    enhancer: EnhancerRecipe = field(default_factory=EnhancerRecipe)
 
     def continued(self) -> Recipe:
         """On trained weights: lower rates (the peak unlearns what took hours, docs/log.md), all layers of the video model, and
@@ -196,4 +228,5 @@ class Recipe:
             decoder=dataclasses.replace(self.decoder, films=64),
             distil=dataclasses.replace(self.distil, batch=32, image_batch=256, chains=64),
             pool=dataclasses.replace(self.pool, films=10_000),
+            enhancer=dataclasses.replace(self.enhancer, batch=32, piece_batch=128),
         )

@@ -19,6 +19,8 @@ from st2v_stream.networks.vae import FrameAutoencoder
 from st2v_stream.training.decoder import DecoderStage, begin_memory, grown
 from st2v_stream.training.denoising import BaseStage, CamApmStage
 from st2v_stream.training.distil import DistilStage
+from st2v_stream.training.enhancer import EnhancerStage, draw_enlargements, export_enhancer, new_enhancer
+from st2v_stream.training.enhancer_pairs import PairPool, PreviewModel
 from st2v_stream.training.export import export, load_export
 from st2v_stream.training.judge import JudgeRecipe, JudgeStage, train_motion
 from st2v_stream.training.lineage import CHECKPOINT, FINISHED, Lineage
@@ -88,6 +90,7 @@ class Training:
             "decoder": self._train_decoder,
             "distil": self._train_distil,
             "judge": self._train_judge,
+            "enhancer": self._train_enhancer,
         }
         return trainers[stage]()
 
@@ -178,6 +181,27 @@ class Training:
         judge.save(self.out / "judge" / "export")
         draw_verdicts(judge, self.out / "judge", seed=seed)
         return True
+
+    def _train_enhancer(self) -> bool:
+        """On previews of a finished model. Ends in OUT/enhancer/export; the package's is a copy, beside the model's parts."""
+        r, seed = self.recipe.enhancer, self.recipe.seed
+        parts, vae = load_export(self.origin or find_folder("storybook"))
+        model = PreviewModel(parts.requires_grad_(False), vae.requires_grad_(False))
+        pool, unseen = self._pairs(model, "train", r.windows), self._pairs(model, "any", r.validation_windows)
+        stage = EnhancerStage(new_enhancer(seed), pool, unseen, r, seed=seed, device=self.device)
+        if not self._loop(stage, r.learning_rate, 1.0).run():
+            return False
+        self._draw_losses("enhancer")
+        network = stage.network.cpu().eval()
+        export_enhancer(network, self.out / "enhancer" / "export")
+        draw_enlargements(network, unseen, self.out / "enhancer")
+        return True
+
+    def _pairs(self, model: PreviewModel, split: str, count: int) -> PairPool:
+        purpose = "enhancer windows" if split == "train" else "enhancer validation"
+        path = self.out / "enhancer" / f"{purpose.replace(' ', '_')}.pt"
+        drawn = {"seed": self.recipe.seed, "purpose": purpose, "split": split, "count": count}
+        return PairPool.kept(path, model, self.recipe.enhancer, **drawn)
 
     # --- loops
 

@@ -11,17 +11,17 @@ import numpy as np
 ENLARGE = 2
 
 
-def contact_sheet(films: list[np.ndarray], titles: list[str], path: Path, columns: int = 12) -> None:
+def contact_sheet(films: list[np.ndarray], titles: list[str], path: Path, columns: int = 12, enlarge: int = ENLARGE) -> None:
     """One row per film `(T, H, W, 3)` uint8, `columns` frames spread over its length, the title written on the first."""
-    rows = [_row(film, title, columns) for film, title in zip(films, titles, strict=True)]
+    rows = [_row(film, title, columns, enlarge) for film, title in zip(films, titles, strict=True)]
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), np.concatenate(rows)[:, :, ::-1])
 
 
-def _row(film: np.ndarray, title: str, columns: int) -> np.ndarray:
+def _row(film: np.ndarray, title: str, columns: int, enlarge: int) -> np.ndarray:
     shown = np.linspace(0, len(film) - 1, columns).round().astype(int)
     row = np.concatenate([film[number] for number in shown], axis=1)
-    row = cv2.resize(row, None, fx=ENLARGE, fy=ENLARGE, interpolation=cv2.INTER_CUBIC)
+    row = cv2.resize(row, None, fx=enlarge, fy=enlarge, interpolation=cv2.INTER_CUBIC)
     text_width = cv2.getTextSize(title, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)[0][0]
     cv2.rectangle(row, (0, 0), (text_width + 8, 17), (0, 0, 0), -1)
     cv2.putText(row, title, (4, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)

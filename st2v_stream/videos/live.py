@@ -18,6 +18,7 @@ from st2v_stream.chunk import Chunk, Frames, StreamSpec
 from st2v_stream.config import Config
 from st2v_stream.direction import Cue, Timeline
 from st2v_stream.errors import Conflict, InvalidRequest, NotFound, StoreError, UnknownModel
+from st2v_stream.store.determinism import without_breaks_from
 from st2v_stream.store.store import Store
 from st2v_stream.store.videos import now_s
 from st2v_stream.streaming.follow import Bell, follow
@@ -27,6 +28,9 @@ from st2v_stream.types import (
     AddedCue,
     BranchVideo,
     CreateVideo,
+    DeletedVideo,
+    EnhancePolicy,
+    EnhanceVideo,
     LogEntry,
     ModelCard,
     ModelEntry,
@@ -47,7 +51,9 @@ from st2v_stream.videos.branches import (
     fork_of,
     takes,
 )
+from st2v_stream.videos.bundles import bundle_pieces, import_pieces
 from st2v_stream.videos.cues import cue_of, cue_warnings, seed_warnings, timeline_of
+from st2v_stream.videos.enhancing import Enhancing, enhanced_range
 from st2v_stream.videos.ids import new_video_id
 from st2v_stream.videos.provenance import manifest_of
 from st2v_stream.videos.requests import checked_title, continued_frames, new_view, patience_s, whole_frames
@@ -84,10 +90,20 @@ def media_encoder(spec: StreamSpec) -> Encode:
     return encode
 
 
+def sharp_media_encoder(spec: StreamSpec) -> Encode:
+    """The real encoder for the enhanced rendition; spec: of the sharp film."""
+    from st2v_stream.media.encode import encode_segment
+    from st2v_stream.media.segment import EncodeSpec
+
+    return partial(encode_segment, spec=EncodeSpec.for_stream(spec, "enhanced"))
+
+
 class Live:
     """Implements `Director`. Use `async with Live.open(config, models) as director`."""
 
-    def __init__(self, config: Config, studio: Studio, thumbnailer: Executor) -> None:
+    def __init__(
+        self, config: Config, studio: Studio, thumbnailer: Executor, sharp_encoder_for: Callable[[StreamSpec], Encode]
+    ) -> None:
         self._config = config
         self._studio = studio
         self._store = studio.store
@@ -100,6 +116,8 @@ class Live:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._verifying = asyncio.Lock()
         self._is_leaving = False
+        self._enhancing = Enhancing(studio, sharp_encoder_for, self._bells, self._videos)
+        studio.on_news.append(self._enhancing.hear)
 
     @staticmethod
     @asynccontextmanager
@@ -109,17 +127,19 @@ class Live:
         *,
         worker: Worker | None = None,
         encoder_for: Callable[[StreamSpec], Encode] = media_encoder,
+        sharp_encoder_for: Callable[[StreamSpec], Encode] = sharp_media_encoder,
         retry_s: float = 1.0,
     ) -> AsyncIterator[Live]:
         """Take config.data_dir, begin to load config.model, resume what was running; at the end stop all of it, keeping it.
 
-        worker: where generators run; None = a thread of its own. encoder_for: what turns chunks into segments. retry_s: first
+        worker: where generators run; None = a thread of its own. encoder_for, sharp_encoder_for: what turns chunks into
+        segments. retry_s: first
         wait after the store failed. Raises `StoreError`, `UnknownModel` for config.model, `InvalidRequest` for
         config.when_unwatched.
         """
         pause_unwatched_s = patience_s(config.when_unwatched)
         async with AsyncExitStack() as stack:
-            store = await Store.open(config.data_dir)
+            store = await Store.open(config.data_dir, grace_s=config.grace_s)
             stack.push_async_callback(store.close)
             if worker is None:
                 worker = ThreadWorker("st2v-device")
@@ -129,10 +149,12 @@ class Live:
             shelf = ModelShelf(models, worker)
             turns = asyncio.Semaphore(config.max_running)
             studio = Studio(store, worker, shelf, encoders, encoder_for, turns, pause_unwatched_s, retry_s)
-            live = Live(config, studio, thumbnailer)
+            live = Live(config, studio, thumbnailer, sharp_encoder_for)
             stack.push_async_callback(live._leave)
             shelf.begin_loading(config.model)
             await live._resume_all()
+            enhancing = asyncio.create_task(live._enhancing.run(), name="st2v-enhancing")
+            stack.push_async_callback(_cancel, enhancing)
             yield live
 
     # ------------------------------------------------------------ verbs
@@ -142,6 +164,9 @@ class Live:
         card = self._shelf.card(request.model or self._config.model)
         timeline = timeline_of(request, card, self._config)
         view = new_view(request, timeline, card, self._config, new_video_id(), now_s())
+        view = replace(view, **self._enhancement(request.enhance, card.name))
+        if view.enhancer is None and view.enhance != "none":
+            view = replace(view, warnings=(*view.warnings, f"nothing makes the films of {card.title} sharp here"))
         creating = self._create(view, card, request.reference, timeline.cues)
         return await asyncio.shield(creating)  # a caller that leaves does not leave a row without a maker
 
@@ -179,6 +204,14 @@ class Live:
         warnings = (*cue_warnings(request, entry.cue, card, view.num_frames), *seed_warnings(entry.cue, timeline))
         return AddedCue(entry.seq, entry.cue, view.spec.start_of(entry.cue.index), warnings)
 
+    async def cues(self, video_id: str) -> Sequence[tuple[int, Cue]]:
+        """Those that hold, each with the seq of its log entry. Raises `NotFound`."""
+        return await self._store.cues(video_id)
+
+    async def take_back_cue(self, video_id: str, seq: int) -> LogEntry:
+        """Undo a cue, in whatever state the film is. Raises `NotFound`, `Conflict` where its first chunk is begun."""
+        return await asyncio.shield(self._take_back_cue(video_id, seq))
+
     async def branch(self, video_id: str, request: BranchVideo) -> VideoView:
         """A new video that shares chunks with this one, being made from now on.
 
@@ -189,6 +222,7 @@ class Live:
         directions = branch_timeline(request, fork, timeline, card, self._config)
         fresh = branch_view(request, parent, fork, directions, card, self._config)
         view = replace(parent, id=new_video_id(), created_at_s=now_s(), completed_at_s=None, error=None, ended_by=None, **fresh)
+        view = replace(view, enhance_error=None, **self._enhancement(parent.enhance, card.name))
         try:
             await self._check_can_go_on(parent, fork, card, directions)
         except ModelDoesNotFit:
@@ -204,22 +238,55 @@ class Live:
         """
         return await asyncio.shield(self._redo(video_id, from_index, secrets.randbelow(SEEDS) if seed is None else seed))
 
-    async def edit(self, video_id: str, *, title: str | None = None, when_unwatched: str | None = None) -> VideoView:
-        """Another title, or another patience with nobody watching. Raises `NotFound`, `InvalidRequest`, `StoreError`."""
+    async def edit(
+        self,
+        video_id: str,
+        *,
+        title: str | None = None,
+        when_unwatched: str | None = None,
+        enhance: EnhancePolicy | None = None,
+    ) -> VideoView:
+        """Another title, patience with nobody watching, or policy of what is made sharp when.
+
+        Raises `NotFound`, `InvalidRequest`, `StoreError`.
+        """
         changes = {"title": None if title is None else checked_title(title), "when_unwatched": when_unwatched}
         if when_unwatched is not None:
             patience_s(when_unwatched)
         given = {name: value for name, value in changes.items() if value is not None}
-        entry = await self._store.change(video_id, None, **given)
-        if (video := self._videos.get(video_id)) is not None:
-            video.take(entry)
-        elif (bell := self._bells.get(video_id)) is not None:
-            bell.announce([entry])
+        if enhance is None:
+            self._take(video_id, await self._store.change(video_id, None, **given))
+            return await self.get(video_id)
+        enhancer = self._shelf.enhancer_name((await self.get(video_id)).model)
+        entry = await self._store.change_policy(video_id, enhancer, given | {"enhance": enhance})
+        self._take(video_id, entry)
+        self._enhancing.break_off(video_id)
+        self._enhancing.look(_view_of(entry))
+        return await self.get(video_id)
+
+    async def enhance(self, video_id: str, request: EnhanceVideo) -> VideoView:
+        """Make these chunks sharp, whatever the policy; harmless for those that are.
+
+        Raises `NotFound`, `InvalidRequest` for a range that is none, `Conflict` where nothing makes such films sharp.
+        """
+        view = await self.get(video_id)
+        enhancer = self._shelf.enhancer_name(view.model)
+        if enhancer is None:
+            message = f"nothing makes the films of {view.model} sharp here"
+            raise Conflict(message, expected="a server with --enhancer", received="none")
+        first, end = enhanced_range(request, view)
+        entry = await self._store.ask_to_enhance(video_id, first, end, enhancer)
+        self._take(video_id, entry)
+        self._enhancing.look(_view_of(entry), is_asked=True)
         return await self.get(video_id)
 
     async def undelete(self, video_id: str) -> VideoView:
         """Have a deleted video back; what was being made is stopped then. Raises `NotFound` once its grace is over."""
         return _view_of(await self._store.undelete(video_id))
+
+    async def deleted(self) -> Sequence[DeletedVideo]:
+        """What can be had back, the newest deletion first."""
+        return await self._store.deleted()
 
     async def delete(self, video_id: str) -> None:
         """Stop it and hide it; its space is freed when its grace is over. Raises `NotFound`, `StoreError`: it goes on."""
@@ -255,6 +322,7 @@ class Live:
             return
         bell = await self._bell_of(video_id)
         async with aclosing(follow(partial(self._store.read_log, video_id), bell, seq)) as entries:
+            self._enhancing.look(await self.get(video_id))
             async for entry in entries:
                 yield entry
 
@@ -288,6 +356,16 @@ class Live:
                 async for each in checked:
                     yield each.to_json()
 
+    async def bundle(self, video_id: str) -> AsyncGenerator[bytes, None]:
+        """The film as one file, piece by piece. Raises `NotFound`."""
+        async with aclosing(bundle_pieces(self._store, video_id)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def import_bundle(self, pieces: AsyncIterator[bytes]) -> VideoView:
+        """Take in a film that `bundle` gave elsewhere: all of it, or nothing. Raises `InvalidRequest`, `StoreError`."""
+        return await import_pieces(self._store, pieces)
+
     def models(self) -> Sequence[ModelCard]:
         """The cards of all models."""
         return self._shelf.cards()
@@ -305,7 +383,14 @@ class Live:
             "max_running": self._config.max_running,
             "viewers": sum(bell.listeners for bell in self._bells.values()),
             "size_bytes": self._store.size_bytes,
+            "enhancing": {
+                "films": self._enhancing.films,
+                "frames": self._enhancing.frames,
+                "frames_per_second": self._enhancing.frames_per_second,
+                "behind_s": self._enhancing.behind_s,
+            },
             "store_error": None if trouble is None else str(trouble),
+            "grace_s": self._config.grace_s,
             "sqlite": sqlite3.sqlite_version,
         }
 
@@ -330,6 +415,7 @@ class Live:
         video, task = self._videos.get(video_id), self._tasks.get(video_id)
         if task is not None:
             await _cancel(task)
+        self._enhancing.break_off(video_id, for_good=True)
         try:
             await self._store.delete(video_id)
         except StoreError:
@@ -360,6 +446,15 @@ class Live:
                 return await video.cue(make)
             bell = await self._bell_of(video_id)
             (entry,) = await self._store.cue(video_id, make((await self._store.view(video_id)).chunks))
+            bell.announce([entry])
+            return entry
+
+    async def _take_back_cue(self, video_id: str, seq: int) -> LogEntry:
+        async with self._changing(video_id):
+            if (video := self._videos.get(video_id)) is not None:
+                return await video.take_back_cue(seq)
+            bell = await self._bell_of(video_id)
+            entry = await self._store.take_back_cue(video_id, seq, (await self._store.view(video_id)).chunks)
             bell.announce([entry])
             return entry
 
@@ -413,6 +508,7 @@ class Live:
                 view = await self._store.view(video_id)
                 bell = await self._bell_of(video_id)
                 length = view.frames if view.ended_by == "stopped" else view.num_frames
+                fork = None if view.fork_index is None else min(view.fork_index, from_index)
                 entries = await self._store.reset(
                     video_id,
                     from_index,
@@ -420,6 +516,8 @@ class Live:
                     keep_as=kept,
                     state="queued",
                     num_frames=length,
+                    fork_index=fork,
+                    warnings=without_breaks_from(view.warnings, from_index),
                     **_AFRESH,
                 )
             except (NotFound, InvalidRequest, StoreError):
@@ -427,7 +525,21 @@ class Live:
                     await self._begin_again(video)
                 raise
             bell.announce(entries)
+            self._enhancing.break_off(video_id)
             return self._begin(_view_of(entries[-1])).view, await self._store.view(kept)
+
+    def _take(self, video_id: str, entry: LogEntry) -> None:
+        """Tell of a state entry, whoever makes or watches the film."""
+        if (video := self._videos.get(video_id)) is not None:
+            video.take(entry)
+        elif (bell := self._bells.get(video_id)) is not None:
+            bell.announce([entry])
+
+    def _enhancement(self, asked: EnhancePolicy | None, model: str) -> dict[str, Any]:
+        """A new film's policy, and what makes it sharp."""
+        enhancer = self._shelf.enhancer_name(model)
+        by_default = "none" if enhancer is None else self._config.enhance
+        return {"enhancer": enhancer, "enhance": by_default if asked is None else asked}
 
     def _changing(self, video_id: str) -> asyncio.Lock:
         """One at a time changes a video in more than one step."""

@@ -69,10 +69,9 @@ def screenplay_of(view: VideoView, timeline: Timeline) -> ScreenplayJson:
 
 def cue_json(cue: Cue, spec: StreamSpec) -> ScreenplayCueJson:
     """A cue by its time."""
-    prompts = cue.changes.get("prompts")
     return {
         "from_s": spec.start_of(cue.index) / spec.fps,
-        "prompt": None if prompts is None else max(prompts, key=lambda item: item[1])[0],
+        "prompt": cue.prompt,
         "negative_prompt": cue.changes.get("negative_prompt"),
         "guidance_scale": cue.changes.get("guidance_scale"),
         "num_inference_steps": cue.changes.get("num_inference_steps"),

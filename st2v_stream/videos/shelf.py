@@ -7,8 +7,8 @@ import logging
 from collections.abc import Mapping
 from typing import Literal
 
-from st2v_stream.errors import UnknownModel
-from st2v_stream.types import Generator, ModelCard, ModelEntry, Worker
+from st2v_stream.errors import NotFound, UnknownModel
+from st2v_stream.types import Enhancer, Generator, ModelCard, ModelEntry, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +22,7 @@ class ModelShelf:
         self._entries = entries
         self._worker = worker
         self._loads: dict[str, asyncio.Task[Generator]] = {}
+        self._enhancers: dict[str, Enhancer] = {}
 
     def cards(self) -> list[ModelCard]:
         """The cards of all models."""
@@ -48,6 +49,24 @@ class ModelShelf:
     async def generator(self, name: str) -> Generator:
         """The generator, loaded. Raises what loading raises (`CheckpointError`)."""
         return await asyncio.shield(self.begin_loading(name))
+
+    def enhancer_name(self, name: str) -> str | None:
+        """What makes the films of this model sharp; None where nothing does, or no model is called so."""
+        entry = self._entries.get(name)
+        if entry is None or entry.load_enhancer is None:
+            return None
+        return entry.enhancer or (self._enhancers[name].name if name in self._enhancers else "enhancer")
+
+    async def enhancer(self, name: str) -> Enhancer:
+        """It, loaded beside the device's thread, so that no film waits. Raises what loading raises, `UnknownModel`."""
+        load = self._entries[self.card(name).name].load_enhancer
+        if load is None:
+            raise NotFound(f"nothing makes the films of {name} sharp", expected="a server with an enhancer", received="none")
+        if name not in self._enhancers:
+            if self.state(name) == "loading":  # what creates networks changes torch for all threads meanwhile
+                await asyncio.wait([self._loads[name]])
+            self._enhancers[name] = await asyncio.to_thread(load)
+        return self._enhancers[name]
 
     def state(self, name: str) -> ModelState:
         """How far it is."""

@@ -25,7 +25,8 @@ from typing import Any, TypeVar
 from st2v_stream.chunk import Chunk, Memory, StreamSpec
 from st2v_stream.direction import Cue, Timeline
 from st2v_stream.errors import Conflict, St2vError, Stopped, StoreError
-from st2v_stream.store.determinism import determinism_class
+from st2v_stream.store.determinism import break_warning, determinism_class
+from st2v_stream.store.enhancement import SharpCommit
 from st2v_stream.store.segments import ChunkRecord, Encoded, record_of
 from st2v_stream.store.store import Store
 from st2v_stream.store.videos import now_s
@@ -82,6 +83,8 @@ class Studio:
     """First wait before the store is tried again; doubles up to 30 times that."""
     space_freed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set and cleared when a video was deleted: a reason to try at once."""
+    on_news: list[Callable[[VideoView, Chunk | None], None]] = field(default_factory=list)
+    """Called with a video that changed, and with the chunk that was just acknowledged, if it is that."""
 
 
 class Video:
@@ -91,6 +94,8 @@ class Video:
         self.view = view
         self.bell = bell
         self._studio = studio
+        self._state_seq = view.seq
+        """Of the newest state entry that the view shows."""
         self._stop = StopSignal()
         self._edited = asyncio.Event()
         self._directing = asyncio.Lock()
@@ -98,7 +103,7 @@ class Video:
         self._next_index = view.chunks
         """The first chunk that is not begun: what a cue can still change."""
         self._turn = _Turn(studio.turns)
-        self._pace = _Pace()
+        self._pace = Pace()
         self._held_up = False
         self._made_with: Mapping[str, Any] | None = None
 
@@ -113,7 +118,7 @@ class Video:
 
     def take(self, entry: LogEntry) -> None:
         """A state entry that somebody else has written."""
-        if entry.seq > self.view.seq:
+        if entry.seq > self._state_seq:
             self._announce(entry)
         self._edited.set()
 
@@ -124,6 +129,15 @@ class Video:
             assert entry.cue is not None, "an entry of kind cue has a cue"
             if self._timeline is not None:
                 self._timeline = Timeline(self._timeline.first, (*self._timeline.cues, entry.cue))
+        self.view = replace(self.view, seq=max(self.view.seq, entry.seq))
+        self.bell.announce([entry])
+        return entry
+
+    async def take_back_cue(self, seq: int) -> LogEntry:
+        """Undo a cue whose first chunk is not begun, and does not begin meanwhile. Raises `NotFound`, `Conflict`."""
+        async with self._directing:
+            entry = await self._studio.store.take_back_cue(self.view.id, seq, self._next_index)
+            self._timeline = None  # read again before the next chunk
         self.view = replace(self.view, seq=max(self.view.seq, entry.seq))
         self.bell.announce([entry])
         return entry
@@ -162,7 +176,7 @@ class Video:
     async def _pull(self, generator: Generator) -> None:
         self._made_with = determinism_class(generator)
         epoch, memory = await self._take_up(generator)
-        await self._move("running", paused_reason=None)
+        await self._move("running", paused_reason=None, **await self._warnings_of_a_break(self._made_with))
         self._pace.begin()
         async with aclosing(prefetch(self._while_watched(self._chunks(generator, memory)), LOOKAHEAD)) as chunks:
             async for chunk in chunks:
@@ -194,6 +208,16 @@ class Video:
         if reset is not None:
             self.bell.announce([reset])
         return epoch, memory
+
+    async def _warnings_of_a_break(self, made_with: Mapping[str, Any]) -> dict[str, Any]:
+        """All its warnings with one more, where the last chunk was made in another determinism class; else no change."""
+        view = self.view
+        if view.chunks == 0:
+            return {}
+        (last,) = await self._patiently(partial(self._studio.store.chunks, view.id, view.chunks - 1))
+        start_s = view.frames / view.spec.fps
+        said = None if last.made_with is None else break_warning(view.chunks, start_s, last.made_with, made_with)
+        return {} if said is None or said in view.warnings else {"warnings": (*view.warnings, said)}
 
     async def _remember(self, generator: Generator) -> None:
         """Make again the chunks whose memories were thinned away: a branch, or a redo, begins between two that were kept.
@@ -289,6 +313,7 @@ class Video:
             size_bytes=self.view.size_bytes + added_bytes,
         )
         self.bell.announce([entry])
+        self._tell(chunk)
         if self._held_up:
             await self._move("running", paused_reason=None)
 
@@ -314,6 +339,9 @@ class Video:
         self._announce(await self._patiently(ending, unless_stopped=False))
 
     async def _thin(self) -> None:
+        view = self.view
+        if view.enhancer is not None and view.enhance != "none" and view.enhanced_frames < view.frames:
+            return  # what is to be made sharp is given from the memories: whoever does so thins them
         try:
             await self._studio.store.thin(self.view.id)
         except StoreError as error:
@@ -322,10 +350,26 @@ class Video:
     def _change_to(self, state: VideoState, **changes: Any) -> Callable[[], Awaitable[LogEntry]]:
         return partial(self._studio.store.change, self.view.id, before(state), state=state, **changes)
 
+    def sharpened(self, commit: SharpCommit) -> None:
+        """Chunks of it became sharp: the view says so."""
+        self.view = replace(
+            self.view,
+            seq=max([self.view.seq, *(entry.seq for entry in commit.entries)]),
+            enhanced_frames=commit.enhanced_frames,
+            enhanced_prefix_frames=commit.enhanced_prefix_frames,
+            size_bytes=self.view.size_bytes + commit.added_bytes,
+        )
+
     def _announce(self, entry: LogEntry) -> None:
         if entry.view is not None:
-            self.view = entry.view
+            self.view = entry.view if entry.seq > self.view.seq else replace(entry.view, **_of_enhancer(self.view))
+            self._state_seq = entry.seq
         self.bell.announce([entry])
+        self._tell(None)
+
+    def _tell(self, chunk: Chunk | None) -> None:
+        for tell in self._studio.on_news:
+            tell(self.view, chunk)
 
     async def _patiently(self, write: Callable[[], Awaitable[T]], *, unless_stopped: bool = True) -> T:
         """Do it; while the store will not, pause the film and try again. Raises `Stopped` if it is stopped meanwhile."""
@@ -364,6 +408,11 @@ def _encode_and_record(
     return record_of(chunk, encoder_for(spec)(chunk), made_with)
 
 
+def _of_enhancer(view: VideoView) -> Mapping[str, Any]:
+    """What commits of the enhancer have changed since an entry was written that is told of later."""
+    return {name: getattr(view, name) for name in ("seq", "enhanced_frames", "enhanced_prefix_frames", "size_bytes")}
+
+
 async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
     """Until one of them is done; the others are cancelled."""
     tasks = [asyncio.create_task(wait) for wait in waits]
@@ -392,7 +441,7 @@ class _Turn:
             self._turns.release()
 
 
-class _Pace:
+class Pace:
     """Frames per second over the last few chunks, by the wall clock: whether the film keeps up with its playback."""
 
     def __init__(self) -> None:
@@ -401,19 +450,23 @@ class _Pace:
         self._began_s = time.monotonic()
 
     def begin(self) -> None:
+        """Measure from now on."""
         self._began_s = time.monotonic()
         self._marks.clear()
         self._marks.append((self._began_s, 0))
 
     def count(self, frames: int) -> None:
+        """So many more frames are made."""
         self._marks.append((time.monotonic(), frames))
 
     @property
     def running_for_s(self) -> float:
+        """Seconds since it began."""
         return time.monotonic() - self._began_s
 
     @property
     def frames_per_second(self) -> float | None:
+        """None before the first chunk."""
         marks = list(self._marks)
         if len(marks) < 2:
             return None

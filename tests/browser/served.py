@@ -16,15 +16,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from st2v_stream.checkpoints.models import known_models
-from st2v_stream.chunk import Frames, Memory
+from st2v_stream.chunk import Chunk, Frames, Memory
 from st2v_stream.config import Config
 from st2v_stream.direction import Direction
+from st2v_stream.enhancers.lanczos import Lanczos
 from st2v_stream.generators.testcard import TestCard
-from st2v_stream.types import ModelEntry, OnStep
+from st2v_stream.types import EnhancedChunk, ModelEntry, OnStep
 
 TOKEN = "a-token-for-browser-tests-0123"
 STEPS = 10
@@ -43,8 +45,22 @@ class Frail(TestCard):
         return super().generate(direction, memory, on_step)
 
 
+class Unhurried(Lanczos):
+    """Takes its time for every frame, as an enhancer does that denoises."""
+
+    def enhance(self, chunk: Chunk, carry: Memory | None, on_step: OnStep) -> tuple[Sequence[EnhancedChunk], Memory]:
+        def step(k: int, n: int) -> None:
+            on_step(k, n)
+            time.sleep(0.05)
+
+        return super().enhance(chunk, carry, step)
+
+
 def _make(name: str) -> ModelEntry:
-    """testcard makes 1.4 s of film per second, quick as fast as it can, slow 0.4 s per second, frail fails once."""
+    """testcard makes 1.4 s of film per second, quick as fast as it can, slow 0.4 s per second, frail fails once.
+
+    The films of sharpened are made as fast as it can, and made sharp at twice their size.
+    """
     if name == "testcard":
         return _entry(TestCard(steps=STEPS, seconds_per_step=0.07))
     if name == "quick":
@@ -53,6 +69,9 @@ def _make(name: str) -> ModelEntry:
         return _entry(TestCard(steps=STEPS, seconds_per_step=0.25, name=name))
     if name == "frail":
         return _entry(Frail(steps=STEPS, name=name, vocabulary=WORDS))
+    if name == "sharpened":
+        entry = _entry(TestCard(steps=STEPS, name=name))
+        return replace(entry, load_enhancer=lambda: Unhurried(2), enhancer="lanczos")
     if name == "drawn":
         from tests.browser.drawn import Drawn
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from pathlib import Path
 
@@ -18,6 +19,13 @@ from tests.browser.watched import Watched
 pytestmark = pytest.mark.browser
 
 OFFLINE = "ERR_CONNECTION_REFUSED|WebSocket connection|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|ERR_INCOMPLETE"
+
+_DROP = """() => {
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([TEXT], "film.json", { type: "application/json" }));
+  const drag = (type) => document.body.dispatchEvent(new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true }));
+  ["dragover", "drop"].forEach(drag);
+}"""
 
 SECONDS_BUFFERED = """() => {
   const { buffered } = document.getElementById("video");
@@ -46,13 +54,15 @@ def test_a_click_makes_a_film_and_pictures_move_long_before_it_is_done(open_page
     watched.record()
     watched.page.click("#big-examples button")
     assert watched.page.input_value("#prompt") == "a numbered film"
+    watched.page.select_option("#preset", "default")
+    watched.page.fill("#seed", "77")
     watched.make("a numbered film")
     clicked = watched.ask("performance.now()")
     watched.until("window.shown.length > 0")
     first_picture_s = (watched.shown[0].at_ms - clicked) / 1000
     wait_for_frame(watched, 24)
     video = watched.video
-    assert video["state"] == "running"
+    assert (video["state"], video["preset"], video["seed"]) == ("running", "default", 77)
     assert video["frames"] < 120
     assert watched.picture >= 24
     assert "Live" in watched.text("#badge") or "Growing" in watched.text("#badge")
@@ -211,10 +221,10 @@ def test_films_are_listed_opened_and_deleted(open_page: OpenPage, served: Served
     served.call("POST", "v1/videos", {"prompt": "a film to delete", "model": "quick", "num_frames": 16})
     watched = open_page()
     watched.until_text("#films", "a film to delete")
-    item = watched.page.locator("#films li", has_text="a film to delete")
+    item = watched.page.locator("#films > ul > li", has_text="a film to delete")
     watched.page.goto(watched.served.url + "#/")
     watched.until("document.body.dataset.view === 'empty'")
-    item.locator("a").click()
+    item.locator("a").first.click()
     watched.until("document.getElementById('video').currentTime > 0.2")
     item.hover()
     item.locator(".delete").click()
@@ -226,6 +236,61 @@ def test_films_are_listed_opened_and_deleted(open_page: OpenPage, served: Served
     item.locator(".delete").click()
     watched.until("document.body.dataset.view === 'empty'")
     assert item.count() == 0
+    watched.until("!document.getElementById('deleted').hidden")  # and later still, from the list of what was deleted
+    watched.page.click("#deleted-toggle")
+    gone = watched.page.locator("#deleted li", has_text="a film to delete")
+    assert "gone for good in 24 h" in gone.inner_text()
+    gone.locator("button").click()
+    watched.until_text("#films > ul", "a film to delete")
+    watched.until("document.getElementById('deleted').hidden")
+
+
+def test_a_moment_of_a_film_has_an_address(open_page: OpenPage, whole_film: str) -> None:
+    watched = open_page(f"/video/{whole_film}?t=12.5")
+    watched.until("document.getElementById('video').currentTime >= 12.5")
+    assert watched.ask("document.getElementById('video').currentTime") < 16
+    watched.page.keyboard.press("ArrowRight")  # pauses
+    watched.page.goto(
+        f"{watched.served.url}#/video/{whole_film}?t=3.0"
+    )  # another moment of the same film: nothing is loaded again
+    watched.until_picture(24)
+    watched.page.click("#share")
+    watched.page.check("#share-moment input")
+    watched.page.click("#make-link")
+    watched.until("document.querySelectorAll('#sharing .links li').length === 1")
+    assert watched.page.input_value("#sharing .links input >> nth=0").endswith(f"/video/{whole_film}?t=3")
+
+
+def test_a_film_is_written_down_and_made_again(open_page: OpenPage, served: Served, tmp_path: Path) -> None:
+    cues = [{"from_s": 4, "prompt": "then another one", "transition_chunks": 2}]
+    request = {"prompt": "a film that is written down", "model": "quick", "num_frames": 64, "cues": cues}
+    first = served.call("POST", "v1/videos", request)["id"]
+    watched = open_page(f"/video/{first}", allowed_errors="400")
+    watched.until_whole(64)
+    watched.page.click("#share")
+    with watched.page.expect_download() as download:
+        watched.page.click("#save-screenplay")
+    assert download.value.suggested_filename == "a-film-that-is-written-down.screenplay.json"
+    file = tmp_path / "film.json"
+    download.value.save_as(file)
+    watched.page.keyboard.press("Escape")
+    watched.ask(_DROP.replace("TEXT", json.dumps(file.read_text())))
+    watched.until_text("#screenplay", "0:04 then another one, over 2 chunks")
+    watched.page.click("#screenplay-make")
+    watched.until(f"!location.hash.includes('{first}')")
+    watched.until_whole(64)
+    assert served.call("GET", f"v1/videos/{watched.video_id}/cues")["data"][0]["prompt"] == "then another one"
+    for text, words in [
+        ("{", "is not JSON"),
+        ("{}", "is no screenplay"),
+        (file.read_text().replace('"from_s": 4', '"from_s": -4'), "cues[0].from_s"),
+    ]:
+        watched.ask(_DROP.replace("TEXT", json.dumps(text)))
+        if "cues" in words:
+            watched.page.click("#screenplay-make")
+        watched.until_text("#screenplay", words)
+        watched.page.keyboard.press("Escape")
+        watched.until("!document.getElementById('screenplay').open")
 
 
 def test_without_a_token_a_form_asks_for_it(open_page: OpenPage, served: Served) -> None:

@@ -14,9 +14,11 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-def guest(browser: BrowserContext, served: Served, whole_film: str) -> Iterator[tuple[Watched, dict[str, str]]]:
-    """A page of somebody who has a link and no token."""
-    link = served.call("POST", f"v1/videos/{whole_film}/links", {})
+def guest(browser: BrowserContext, served: Served) -> Iterator[tuple[Watched, dict[str, str]]]:
+    """A page of somebody who has a link and no token, of a film whose prompt changes at 4 s."""
+    cues = [{"from_s": 4, "prompt": "it changes"}]
+    film = {"prompt": "a film for guests", "model": "quick", "num_frames": 160, "cues": cues}
+    link = served.call("POST", f"v1/videos/{served.call('POST', 'v1/videos', film)['id']}/links", {})
     watched = Watched(browser.new_page(), served)
     watched.page.goto(served.url.rstrip("/") + link["page_url"])
     yield watched, link
@@ -31,6 +33,10 @@ def test_a_guest_watches_and_changes_nothing(guest: tuple[Watched, dict[str, str
     watched.until_picture(159)
     watched.page.keyboard.press("Home")
     watched.until_picture(0)
+    assert watched.text("#caption") == "a film for guests"
+    watched.page.keyboard.press("End")
+    watched.until_text("#caption", "it changes")
+    watched.until("document.querySelector('.cell[data-cue]') !== null")
     for verb in ("#prompt", "#stop", "#films", "#continue-field", "#model"):
         assert not watched.page.is_visible(verb), verb
     assert not watched.ask("document.getElementById('ask-token').open")

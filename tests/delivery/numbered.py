@@ -6,8 +6,10 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from server.running import TOKEN, running
@@ -47,6 +49,8 @@ class Numbered(Standin):
             made.hash, len(made.data), made.init_hash, made.codec, index, made.start, made.frames, made.width, made.height,
             rendition, revision,
         )  # fmt: skip
+        if rendition == "preview":
+            shelf.view = replace(shelf.view, chunks=index + 1, frames=SPEC.start_of(index + 1))
         return self._append(shelf, LogEntry(len(shelf.log) + 1, "segment", index, segment=ref))
 
 
@@ -59,13 +63,13 @@ Do = Callable[[Callable[[], object]], None]
 
 
 @contextmanager
-def served_by_hand(data_dir: Path) -> Iterator[tuple[Numbered, int, Do]]:
+def served_by_hand(data_dir: Path, **settings: Any) -> Iterator[tuple[Numbered, int, Do]]:
     """A server on a thread of its own, whose film's log the test writes: the director, the port, do(work) on that thread."""
     director, loop, is_up, stop = Numbered(), asyncio.new_event_loop(), threading.Event(), asyncio.Event()
     ports: list[int] = []
 
     async def serve() -> None:
-        async with running(director, data_dir) as server:
+        async with running(director, data_dir, **settings) as server:
             ports.append(server.port)
             is_up.set()
             await stop.wait()

@@ -345,6 +345,20 @@ async def test_ffmpeg_follows_a_film_that_grows_and_is_cut_back(tmp_path: Path) 
     assert seen == [*range(40), *range(1040, 1048)], "what was seen stays, what is new follows at its time"
 
 
+def indexes_listed(director: Standin, text: str) -> list[int]:
+    """Chunk indexes of the listed segments."""
+    places = {e.segment.hash: e.index for shelf in director.shelves.values() for e in shelf.log if e.segment is not None}
+    return [places[uri.removeprefix("segments/").removesuffix(".m4s")] for uri in uris(text)]
+
+
+def frames_counted(url: str) -> set[int]:
+    """Frames of every video stream as ffprobe counts them (blocking); any word of it is an error."""
+    command = ["ffprobe", "-v", "warning", "-count_frames", "-select_streams", "v", "-show_entries", "stream=nb_read_frames"]
+    done = subprocess.run([*command, "-of", "csv=p=0", url], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    return {int(line) for line in done.stdout.split() if line}
+
+
 @pytest.mark.skipif(shutil.which("ffprobe") is None, reason="no ffprobe on this machine")
 @in_loop
 async def test_ffprobe_counts_the_frames_of_both_renditions_without_a_warning(tmp_path: Path) -> None:
@@ -354,12 +368,26 @@ async def test_ffprobe_counts_the_frames_of_both_renditions_without_a_warning(tm
         director.segment(video, index, rendition="enhanced")
     director.state(video, state="completed", ended_by="length")
     async with running(director, tmp_path) as server:
-        for playlist in ("index.m3u8", "preview.m3u8", "enhanced.m3u8"):
-            command = [
-                "ffprobe", "-v", "warning", "-count_frames", "-select_streams", "v", "-show_entries",
-                "stream=nb_read_frames", "-of", "csv=p=0", link(server.port, video, playlist),
-            ]  # fmt: skip
-            done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=15)
-            assert done.stderr == ""
-            counts = [line for line in done.stdout.split() if line]
-            assert set(counts) == {"32"}, playlist
+        for what in ("index.m3u8", "preview.m3u8", "enhanced.m3u8", "content", "content?rendition=enhanced"):
+            assert await asyncio.to_thread(frames_counted, link(server.port, video, what)) == {32}, what
+
+
+@pytest.mark.skipif(shutil.which("ffprobe") is None, reason="no ffprobe on this machine")
+@in_loop
+async def test_a_film_that_is_sharp_in_part_is_read_whole_or_sharp_and_never_mixed(tmp_path: Path) -> None:
+    director = Numbered()
+    video = director.add(5)
+    for index in (0, 1, 3):  # the enhancer is on its way, and was asked for a part further on
+        director.segment(video, index, rendition="enhanced", revision=1)
+    director.state(video, state="stopped", ended_by="stopped")
+    previews, sharp = list(range(48)), list(range(1000, 1024))
+    film = {"index.m3u8": previews, "preview.m3u8": previews}
+    film |= {"content": previews, "content?rendition=preview": previews, "content?rendition=enhanced": sharp}
+    open_end = await newest(Playlists(director, asyncio.Event()), video, "enhanced")
+    assert indexes_listed(director, open_end) == [0, 1]
+    assert "ENDLIST" not in open_end, "more of it may be made sharp at any time"
+    async with running(director, tmp_path) as server:
+        for what, numbers in film.items():
+            url = link(server.port, video, what)
+            assert await asyncio.to_thread(frames_counted, url) == {len(numbers)}, what
+            assert await asyncio.to_thread(numbers_in, url) == numbers, what

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from server.standin import Standin
 
+from delivery import golden_messages
 from st2v_stream.delivery.protocol import (
     Ack,
     BadMessage,
@@ -39,12 +40,31 @@ def test_header_is_twenty_bytes_big_endian() -> None:
     assert BinaryHeader.unpack(packed + b"rest") == (header, b"rest")
 
 
+GOLDEN = json.loads(golden_messages.FILE.read_text())
+
+
+@pytest.mark.parametrize("section", ["to_server", "from_server", "not_from_a_server", "binary"])
+def test_messages_are_what_the_page_is_tested_with(section: str) -> None:
+    """tests/web/protocol.test.mjs reads the same file; how to write it anew stands in golden_messages.py."""
+    assert golden_messages.record()[section] == GOLDEN[section]
+
+
+def test_golden_binary_messages_are_packed_as_they_are_read() -> None:
+    for message in GOLDEN["binary"]:
+        if "read" in message:
+            read = message["read"]
+            header = BinaryHeader(
+                Kind[read["kind"].upper()], read["rendition"], read["index"], read["revision"], read["init"], read["seq"]
+            )
+            assert header.pack().hex() + read["payload"] == message["hex"]
+
+
 def test_hello_comes_first_and_once() -> None:
     spoken = Conversation()
     with pytest.raises(BadMessage, match="expected hello, received 'ack'"):
         spoken.receive('{"type":"ack","seq":0}')
     assert spoken.receive('{"type":"hello","cursor":7,"renditions":["preview"]}') == Hello(7, frozenset({"preview"}))
-    with pytest.raises(BadMessage, match="expected ack or want, received 'hello'"):
+    with pytest.raises(BadMessage, match="expected ack or want or live, received 'hello'"):
         spoken.receive('{"type":"hello","cursor":7}')
 
 
@@ -128,7 +148,7 @@ def test_what_log_entries_become() -> None:
     assert end == {"type": "ended", "seq": 2, "ended_by": "stopped"}
     assert spoken.texts(director.reset(video, 4)) == [{"type": "reset", "seq": 3, "from_index": 4}]
     assert spoken.texts(Progress(3, 2, 6, 9.5)) == [
-        {"type": "progress", "index": 3, "step": 2, "steps": 6, "frames_per_second": 9.5}
+        {"type": "progress", "index": 3, "step": 2, "steps": 6, "frames_per_second": 9.5, "rendition": "preview"}
     ]
 
 

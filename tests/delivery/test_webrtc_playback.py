@@ -222,11 +222,31 @@ async def test_a_film_made_faster_than_it_plays_is_caught_up_with_and_jumped_thr
 
 
 def test_the_rate_is_gentle() -> None:
-    assert playback_rate(0.0, 1.0) == playback_rate(2.5, 1.0) == 1.0
-    assert 1.05 <= playback_rate(2.6, 1.0) <= 1.06
+    assert playback_rate(0.0, 1.0) == playback_rate(1.25, 1.0) == 1.0
+    assert 1.05 <= playback_rate(1.3, 1.0) <= 1.06
     assert playback_rate(100.0, 1.0) == pytest.approx(1.15)
     assert not must_jump(JUMP_S, 1.0)
-    assert must_jump(JUMP_S + 1.6, 1.0)
+    assert must_jump(JUMP_S + 0.3, 1.0)
+
+
+@in_loop
+async def test_a_playback_that_began_between_two_chunks_makes_up_for_it() -> None:
+    director = Filmed()
+    video = director.add(2)  # came 0.6 s ago
+    async with playing(director, video) as (playback, clock):
+        watcher = Watcher(playback, clock)
+        late_s = []
+        for index in range(2, 14):
+            await clock.move(0.4 if index == 2 else 1.0)
+            director.segment(video, index)
+            came_s = round(clock.now() - 100, 3)
+            await clock.move(0.0)
+            late_s.append((index, came_s))
+        await clock.move(1.0)
+        lateness = [watcher.times_s[8 * (index - 1)] - came_s for index, came_s in late_s]
+        assert 0.5 < lateness[0] <= 0.6
+        assert all(later <= earlier + 1e-6 for earlier, later in zip(lateness, lateness[1:])), "never a step back"
+        assert 0.2 < lateness[-1] < 0.4, lateness
 
 
 @in_loop

@@ -88,5 +88,7 @@ def test_what_is_no_enhancer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no such enhancer: expected passthrough, lanczos, or a folder"):
         load_enhancer(tmp_path / "nowhere", "cpu")
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "SmallPipeline"}))
-    with pytest.raises(CheckpointError, match=r"holds no enhancer: expected VideoToVideoPipeline, received 'SmallPipeline'"):
+    with pytest.raises(
+        CheckpointError, match=r"holds no enhancer: expected VideoToVideoPipeline or OneStepPipeline, received 'SmallPipeline'"
+    ):
         load_enhancer(tmp_path, "cpu")

@@ -16,6 +16,9 @@ from st2v_stream.types import (
     AddedCue,
     BranchVideo,
     CreateVideo,
+    DeletedVideo,
+    EnhancePolicy,
+    EnhanceVideo,
     LogEntry,
     ModelCard,
     Progress,
@@ -155,8 +158,23 @@ class Standin:
         self.shelves[video_id].is_deleted = False
         return self._shelf(video_id).view
 
-    async def edit(self, video_id: str, *, title: str | None = None, when_unwatched: str | None = None) -> VideoView:
-        self.state(video_id, title=title or self._shelf(video_id).view.title, when_unwatched=when_unwatched)
+    async def deleted(self) -> Sequence[DeletedVideo]:
+        return [DeletedVideo(shelf.view, 1000, 87_400) for shelf in self.shelves.values() if shelf.is_deleted]
+
+    async def edit(
+        self,
+        video_id: str,
+        *,
+        title: str | None = None,
+        when_unwatched: str | None = None,
+        enhance: EnhancePolicy | None = None,
+    ) -> VideoView:
+        view = self._shelf(video_id).view
+        self.state(video_id, title=title or view.title, when_unwatched=when_unwatched, enhance=enhance or view.enhance)
+        return self._shelf(video_id).view
+
+    async def enhance(self, video_id: str, request: EnhanceVideo) -> VideoView:
+        self.asked.append(request)
         return self._shelf(video_id).view
 
     async def timeline(self, video_id: str) -> Timeline:
@@ -170,6 +188,17 @@ class Standin:
         shelf.timeline = Timeline(shelf.timeline.first, (*shelf.timeline.cues, cue))
         entry = self._append(shelf, LogEntry(len(shelf.log) + 1, "cue", cue.index, cue=cue))
         return AddedCue(entry.seq, cue, SPEC.start_of(cue.index), ("a warning",))
+
+    async def cues(self, video_id: str) -> Sequence[tuple[int, Cue]]:
+        shelf = self._shelf(video_id)
+        back = {entry.taken_back for entry in shelf.log}
+        return [(entry.seq, entry.cue) for entry in shelf.log if entry.cue is not None and entry.seq not in back]
+
+    async def take_back_cue(self, video_id: str, seq: int) -> LogEntry:
+        shelf, cue = self._shelf(video_id), dict(await self.cues(video_id)).get(seq)
+        if cue is None:
+            raise NotFound("no such cue", received=seq)
+        return self._append(shelf, LogEntry(len(shelf.log) + 1, "cue", cue.index, taken_back=seq))
 
     async def branch(self, video_id: str, request: BranchVideo) -> VideoView:
         self.asked.append(request)
@@ -228,6 +257,14 @@ class Standin:
         if index >= self._shelf(video_id).view.chunks:
             raise NotFound("no such chunk", received=index)
         return b"\xff\xd8 jpeg of " + f"{video_id}/{index}".encode()
+
+    async def bundle(self, video_id: str) -> AsyncIterator[bytes]:
+        yield self._shelf(video_id).view.title.encode()
+        yield b", all of it"
+
+    async def import_bundle(self, pieces: AsyncIterator[bytes]) -> VideoView:
+        self.asked.append(b"".join([piece async for piece in pieces]))
+        return self.shelves[self.add(1, ended=True)].view
 
     def models(self) -> Sequence[ModelCard]:
         return self.cards

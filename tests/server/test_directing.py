@@ -37,7 +37,7 @@ def test_a_cue_is_passed_on_and_its_chunk_is_named(client: TestClient, director:
         "object": "video.cue", "video_id": "v000", "from_index": 3, "from_s": 4.0, "seq": 4, "warnings": ["a warning"],
         "cue": {
             "from_index": 3, "from_s": 4.0, "prompt": None, "negative_prompt": None, "guidance_scale": None,
-            "num_inference_steps": None, "seed": 7, "transition_chunks": 2,
+            "num_inference_steps": None, "seed": 7, "transition_chunks": 2, "seq": 4,
         },
     }  # fmt: skip
     client.post(url, json={"from_index": 9, "seed": 8})
@@ -46,6 +46,10 @@ def test_a_cue_is_passed_on_and_its_chunk_is_named(client: TestClient, director:
     assert (listed["object"], [cue["from_index"] for cue in listed["data"]]) == ("list", [3, 9])
     assert client.post(url, json={"from_index": -1}).json()["error"]["param"] == "from_index"
     assert client.post("/v1/videos/nobody/cues", json={"seed": 1}).status_code == 404
+    back = {"object": "video.cue.deleted", "video_id": "v000", "seq": 4, "from_index": 3, "from_s": 4.0, "deleted": True}
+    assert client.delete(f"{url}/4").json() == back
+    assert [cue["seq"] for cue in client.get(url).json()["data"]] == [5]
+    assert client.delete(f"{url}/4").status_code == 404
 
 
 def test_cues_with_the_request(client: TestClient, director: Standin) -> None:
@@ -85,8 +89,22 @@ def test_the_library(client: TestClient, director: Standin) -> None:
     assert [video["title"] for video in client.get("/v1/videos?search=sea").json()["data"]] == ["At sea"]
     client.delete(url)
     assert client.get(url).status_code == 404
+    (deleted,) = client.get("/v1/videos/deleted").json()["data"]
+    assert (deleted["video"]["title"], deleted["forgotten_at"] - deleted["deleted_at"]) == ("At sea", 86_400)
     assert client.post(url + "/undelete").json()["title"] == "At sea"
     assert client.get(url).status_code == 200
+    assert client.get("/v1/videos/deleted").json()["data"] == []
+
+
+def test_a_guest_is_told_when_the_prompt_changes_and_nothing_else(client: TestClient, director: Standin) -> None:
+    video = director.add(2)
+    client.post(f"/v1/videos/{video}/cues", json={"seed": 7})
+    cues = client.get(f"/v1/videos/{video}/cues").json()["data"]
+    link = client.post(f"/v1/videos/{video}/links", json={}).json()["url"]
+    assert cues[0]["seed"] == 7
+    assert client.get(f"{link}/cues").json()["data"] == [{**cue, "seed": None} for cue in cues]
+    assert client.post(f"{link}/cues", json={"seed": 7}).status_code == 403
+    assert client.get(f"{link}/screenplay").status_code == 403
 
 
 def test_a_screenplay_goes_out_and_comes_in(client: TestClient, director: Standin) -> None:
@@ -228,7 +246,7 @@ def use_openai(url: str) -> None:
         )
         client.videos.poll(film.id, poll_interval_ms=50)
         remix = client.videos.poll(client.videos.remix(film.id, prompt="a blue ball").id, poll_interval_ms=50)
-        assert (remix.status, remix.seconds, remix.prompt) == ("completed", "4", "a red ball")
+        assert (remix.status, remix.seconds, remix.prompt) == ("completed", "4", "a blue ball")
         extras = remix.model_extra or {}
         assert (extras["parent_id"], extras["fork_index"], extras["seed"], extras["title"]) == (film.id, 1, 7, "a blue ball")
         longer = client.videos.extend(prompt="a green ball", seconds="8", video=(film.id, b""))

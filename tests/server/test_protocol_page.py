@@ -16,7 +16,7 @@ from st2v_stream.types import LogEntry, Progress
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text()
 EXAMPLES = {example["type"]: example for example in map(json.loads, re.findall(r"```json\n(.*?)```", PAGE, flags=re.DOTALL))}
-TO_SERVER = ("hello", "ack", "want")
+TO_SERVER = ("hello", "ack", "want", "live")
 
 
 def said() -> dict[str, dict[str, Any]]:
@@ -29,6 +29,7 @@ def said() -> dict[str, dict[str, Any]]:
     view = director.shelves[video].view
     ended = director.state(video, state="stopped", ended_by="stopped")
     messages = [spoken.welcome(view, 2, [segment]), spoken.new_init(segment.segment), WANT_ANSWER]
+    messages.append(spoken.skipped(3, range(1, 3)))
     for item in (ended, LogEntry(4, "reset", 1), LogEntry(5, "cue", 5), Progress(2, 1, 4, 9.5)):
         messages += spoken.texts(item)
     assert INIT

@@ -44,12 +44,6 @@ def test_create_from_a_form(client: TestClient, director: Standin) -> None:
     assert (wanted.prompt, wanted.num_frames, wanted.seed, wanted.guidance_scale) == ("a ball", None, 12, 1.5)
 
 
-def test_what_has_no_effect_yet_is_said(client: TestClient) -> None:
-    (warning,) = make(client, enhance="all", when_unwatched=30).json()["warnings"]
-    assert "enhance 'all'" in warning
-    assert make(client, enhance="none", when_unwatched="run").json()["warnings"] == []
-
-
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [

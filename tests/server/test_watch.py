@@ -8,12 +8,14 @@ import json
 import os
 import socket
 import time
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import websockets
 
-from server.running import TOKEN, Viewer, in_loop, running, viewer
+from server.running import TOKEN, Running, Viewer, in_loop, running, viewer
 from server.standin import INIT, Standin, sha
 from st2v_stream.delivery.grants import Grant, GrantKey
 from st2v_stream.delivery.protocol import Kind
@@ -40,7 +42,7 @@ async def test_golden_messages(tmp_path: Path) -> None:
         described = {"id": 1, "codec": "avc1.42C00B", "rendition": "preview", "width": 256, "height": 192}
         assert welcome["init"] == [described | {"hash": sha(INIT)}]
         assert init == {"type": "init", **described}
-        assert progress == {"type": "progress", "index": 2, "step": 1, "steps": 4, "frames_per_second": 9.5}
+        assert progress == {"type": "progress", "index": 2, "step": 1, "steps": 4, "frames_per_second": 9.5, "rendition": "preview"}
         assert reset == {"type": "reset", "seq": 4, "from_index": 1}
         assert (state["seq"], state["video"]["state"], state["video"]["cursor"]) == (6, "stopped", 6)
         assert ended == {"type": "ended", "seq": 6, "ended_by": "stopped"}
@@ -255,6 +257,179 @@ def connect_and_never_read(port: int, video: str) -> socket.socket:
     payload = json.dumps({"type": "hello", "cursor": 0}).encode()
     sock.sendall(bytes([0x81, 0x80 | len(payload), 0, 0, 0, 0]) + payload)
     return sock
+
+
+@in_loop
+async def test_stuck_viewers_hold_a_message_each_however_long_the_film_grows(tmp_path: Path) -> None:
+    director = Standin()
+    video = director.add(0)
+    stuck, size = 8, 2**18
+
+    def held() -> int:
+        """Bytes of Python's memory besides the film itself."""
+        return tracemalloc.get_traced_memory()[0] - sum(len(blob) for blob in director.blobs.values())
+
+    async with running(director, tmp_path, limits=WatchLimits(send_s=60, max_in_flight=1000)) as server:
+        sockets = [await asyncio.to_thread(connect_and_never_read, server.port, video) for _ in range(stuck)]
+        await eventually(lambda: director.followers == stuck)
+        tracemalloc.start()
+        try:
+            before = held()
+            for index in range(16):  # the kernel takes the first megabytes
+                director.segment(video, index, size=size)
+            await eventually(lambda: stuck_writing(server) == stuck)
+            early = held() - before
+            for index in range(16, 80):
+                director.segment(video, index, size=size)
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.1)
+            late = held() - before
+        finally:
+            tracemalloc.stop()
+        print(f"per stuck viewer: {early // stuck} bytes after 16 chunks of {size}, {late // stuck} after 80")
+        assert late < stuck * 2.5 * size, "a message on its way and its rest in the transport, no queue"
+        assert late - early < stuck * size, "64 chunks more changed nothing"
+        for sock in sockets:
+            sock.close()
+
+
+def stuck_writing(server: Running) -> int:
+    """Connections whose transport holds bytes that nobody takes."""
+    return sum(connection.transport.get_write_buffer_size() > 0 for connection in server.server.server_state.connections)
+
+
+async def eventually(comes_true: Callable[[], bool]) -> None:
+    """Wait for it, as long as the test may take."""
+    while not comes_true():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
+# ---------------------------------------------------------------- the live edge
+
+QUICK = WatchLimits(max_in_flight=4, skip_behind=4, slow_chunks=0.01)
+"""So that a hundredth of a second of silence makes a slow viewer (a chunk plays 1 s)."""
+
+
+async def fall_behind(director: Standin, video: str, seen: Viewer, chunks: int) -> None:
+    """Take nothing while so many chunks are made, and a little longer."""
+    made = director.shelves[video].view.chunks
+    for index in range(made, made + chunks):
+        director.segment(video, index)
+    await asyncio.sleep(0.25)
+
+
+async def take_all(director: Standin, video: str, seen: Viewer) -> tuple[list[int], list[range]]:
+    """Take and acknowledge all there is: indexes received in all, and what was skipped."""
+    if seen.segments:
+        await seen.send(type="ack", seq=seen.segments[-1][0].seq)
+    while seen.cursor < director.shelves[video].view.seq:
+        await seen.next()
+    skips = [text for text in seen.texts if text["type"] == "skipped"]
+    return [header.index for header, _ in seen.segments], [range(skip["from_index"], skip["to_index"]) for skip in skips]
+
+
+@in_loop
+async def test_a_slow_live_viewer_is_skipped_to_the_edge_and_told(tmp_path: Path) -> None:
+    director = Standin()
+    video = director.add(2)
+    async with (
+        running(director, tmp_path, limits=QUICK) as server,
+        viewer(server.watch_url(video), hello={"live": True}) as seen,
+    ):
+        await seen.until_segments(2)
+        await fall_behind(director, video, seen, 20)
+        indexes, skipped = await take_all(director, video, seen)
+        print(indexes, skipped)
+        (gap,) = skipped
+        assert gap.stop == 20, "the two newest are sent"
+        assert sorted([*indexes, *gap]) == list(range(22)), "every chunk was sent or named, none twice"
+        assert len(gap) >= 12
+        assert server.app.state.metrics.viewer_skips == 1
+        # from its cursor on nothing is missing: what was skipped is behind it
+        director.segment(video, 22)
+        async with viewer(server.watch_url(video), hello={"cursor": seen.cursor, "live": True}) as again:
+            await again.until_segments(1)
+            assert [header.index for header, _ in again.segments] == [22]
+
+
+@in_loop
+async def test_who_looks_at_the_past_is_never_skipped(tmp_path: Path) -> None:
+    director = Standin()
+    async with running(director, tmp_path, limits=QUICK) as server:
+        for hello, then in (({}, None), ({"live": True}, False), ({"live": False}, None)):
+            video = director.add(2)
+            async with viewer(server.watch_url(video), hello=hello) as seen:
+                await seen.until_segments(2)
+                if then is not None:
+                    await seen.send(type="live", live=then)
+                await fall_behind(director, video, seen, 20)
+                assert await take_all(director, video, seen) == (list(range(22)), [])
+
+
+@in_loop
+async def test_a_viewer_that_goes_live_is_skipped_from_then_on(tmp_path: Path) -> None:
+    director = Standin()
+    video = director.add(2)
+    async with running(director, tmp_path, limits=QUICK) as server, viewer(server.watch_url(video)) as seen:
+        await seen.until_segments(2)
+        await seen.send(type="live", live=True)
+        await fall_behind(director, video, seen, 12)
+        indexes, skipped = await take_all(director, video, seen)
+        assert len(skipped) == 1
+        assert sorted([*indexes, *skipped[0]]) == list(range(14))
+
+
+@in_loop
+async def test_a_fast_viewer_that_comes_back_after_long_is_not_skipped(tmp_path: Path) -> None:
+    director = Standin()
+    video = director.add(2)
+    async with running(director, tmp_path, limits=WatchLimits(skip_behind=4)) as server:
+        async with viewer(server.watch_url(video), hello={"live": True}) as first:
+            await first.until_segments(2)
+        for index in range(2, 60):
+            director.segment(video, index)
+        async with viewer(server.watch_url(video), hello={"cursor": first.cursor, "live": True}) as second:
+            await second.until_segments(58)
+            assert [header.index for header, _ in second.segments] == list(range(2, 60))
+            assert "skipped" not in second.order
+
+
+@in_loop
+async def test_what_is_no_segment_is_never_left_out(tmp_path: Path) -> None:
+    director = Standin()
+    video = director.add(2)
+    async with (
+        running(director, tmp_path, limits=QUICK) as server,
+        viewer(server.watch_url(video), hello={"live": True}) as seen,
+    ):
+        await seen.until_segments(2)
+        await fall_behind(director, video, seen, 10)
+        director.segment(video, 1, rendition="enhanced")
+        director.reset(video, 8)
+        director.state(video, title="Another")
+        for index in range(8, 12):
+            director.segment(video, index, revision=1)
+        await take_all(director, video, seen)
+        seqs = [text["seq"] for text in seen.texts if "seq" in text]
+        assert seqs == sorted(seqs)
+        kinds = [kind for kind in seen.order if kind in ("skipped", "reset", "state")]
+        assert kinds == ["skipped", "skipped", "reset", "state", "skipped"], "previews, a sharp one, then those made anew"
+        assert [header.index for header, _ in seen.segments][-2:] == [10, 11]
+        assert (seen.texts[-1]["type"], seen.texts[-1]["from_index"], seen.texts[-1]["to_index"]) == ("skipped", 8, 10)
+
+
+@in_loop
+async def test_an_ended_film_has_no_live_edge(tmp_path: Path) -> None:
+    director = Standin()
+    video = director.add(2)
+    async with (
+        running(director, tmp_path, limits=QUICK) as server,
+        viewer(server.watch_url(video), hello={"live": True}) as seen,
+    ):
+        await seen.until_segments(2)
+        await fall_behind(director, video, seen, 20)
+        director.state(video, state="completed", ended_by="length")
+        assert await take_all(director, video, seen) == (list(range(22)), [])
 
 
 @in_loop

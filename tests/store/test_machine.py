@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from st2v_stream.chunk import Chunk, Memory
 from st2v_stream.direction import Cue, Direction, Timeline
-from st2v_stream.errors import NotFound
+from st2v_stream.errors import Conflict, NotFound
 from st2v_stream.generators.testcard import TestCard
 from st2v_stream.store.fsck import check
 from st2v_stream.store.rebuild import rebuild
@@ -153,7 +153,8 @@ class Films(RuleBasedStateMachine):
         entries = self.run(self.store.reset(name, index, timeline=timeline, keep_as=keep_as, state="queued"))
         assert (entries[0].kind, entries[0].index, entries[-1].kind) == ("reset", index, "state")
         if keep_as is not None:
-            self.films[keep_as] = Film(film.timeline, film.hashes, film.segments, "stopped", parent=name, fork=index)
+            state = film.state if film.state in ("completed", "stopped") else "stopped"
+            self.films[keep_as] = Film(film.timeline, film.hashes, film.segments, state, parent=name, fork=index)
         hashes, of_film = film.hashes[:index], film.segments[:index]
         self.films[name] = replace(film, timeline=timeline, hashes=hashes, segments=of_film, state="queued")
 
@@ -166,6 +167,23 @@ class Films(RuleBasedStateMachine):
         (entry,) = self.run(self.store.cue(name, cue))
         assert entry.cue == cue
         film.timeline = Timeline(film.timeline.first, (*film.timeline.cues, cue))
+
+    @rule(place=places, which=places)
+    def take_back(self, place: int, which: int) -> None:
+        if (name := self.one(place)) is None or not (cues := self.run(self.store.cues(name))):
+            return
+        film, number = self.films[name], which % len(cues)
+        (seq, cue), made = cues[number], len(film.hashes)
+        assert [each for _, each in cues] == list(film.timeline.cues)
+        if cue.index < made:
+            with pytest.raises(Conflict):
+                self.run(self.store.take_back_cue(name, seq, made))
+            return
+        entry = self.run(self.store.take_back_cue(name, seq, made))
+        assert (entry.cue, entry.taken_back, entry.index) == (None, seq, cue.index)
+        assert self.run(self.store.read_log(name, entry.seq - 1)) == [entry]
+        left = (*film.timeline.cues[:number], *film.timeline.cues[number + 1 :])
+        film.timeline = Timeline(film.timeline.first, left)
 
     @rule(place=places)
     def finish(self, place: int) -> None:

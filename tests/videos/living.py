@@ -19,7 +19,7 @@ from st2v_stream.config import Config
 from st2v_stream.direction import Direction
 from st2v_stream.generators.testcard import TestCard
 from st2v_stream.types import CreateVideo, Generator, LogEntry, ModelEntry, Progress, VideoState, VideoView
-from st2v_stream.videos.live import Live, media_encoder
+from st2v_stream.videos.live import Live, media_encoder, sharp_media_encoder
 
 PATIENCE_S = 20
 
@@ -56,8 +56,10 @@ async def living(
 ) -> AsyncIterator[Live]:
     models = models or {"testcard": entry_of(card or small_card())}
     settings = Config(**{"data_dir": data_dir, "model": next(iter(models)), **config})
-    encoder_for = media_encoder if real else stand_in_encoder
-    async with Live.open(settings, models, encoder_for=encoder_for, retry_s=0.02) as live:
+    encoders = (media_encoder, sharp_media_encoder) if real else (stand_in_encoder, stand_in_encoder)
+    async with Live.open(
+        settings, models, encoder_for=encoders[0], sharp_encoder_for=encoders[1], retry_s=0.02
+    ) as live:
         yield live
 
 

@@ -16,6 +16,7 @@ from st2v_stream.chunk import Frames, Memory
 from st2v_stream.direction import Cue, Direction, Timeline
 from st2v_stream.errors import Conflict, InvalidRequest, NotFound, StoreError
 from st2v_stream.generators.testcard import TestCard
+from st2v_stream.store.store import GRACE_S
 from st2v_stream.types import (
     AddCue,
     BranchVideo,
@@ -133,6 +134,59 @@ def test_a_cue_changes_the_chunk_that_it_names_and_none_before(tmp_path: Path, a
             timeline = Timeline(view.direction, (added.cue, later.cue))
             assert timeline == await live.timeline(view.id)
             assert await frame_hashes(live, view.id) == hashes_of(timeline, done.chunks)
+
+    asyncio.run(main())
+
+
+def test_a_cue_can_be_taken_back_until_its_chunk_is_begun(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with living(tmp_path, small_card(seconds_per_step=0.02)) as live:
+            view = await live.create(replace(FILM, num_frames=None))
+            await until_step(live, view.id, 1, 0)
+            near, far = await live.cue(view.id, AddCue(RED)), await live.cue(view.id, AddCue(BLUE, from_index=7))
+            assert await live.cues(view.id) == [(near.seq, near.cue), (far.seq, far.cue)]
+            told = await live.take_back_cue(view.id, far.seq)
+            assert (told.kind, told.index, told.cue, told.taken_back) == ("cue", 7, None, far.seq)
+            await until_step(live, view.id, near.cue.index, 0)
+            with pytest.raises(Conflict, match=f"chunk {near.cue.index} is made or being made: its cue holds"):
+                await live.take_back_cue(view.id, near.seq)
+            with pytest.raises(NotFound, match="no such cue"):
+                await live.take_back_cue(view.id, far.seq)
+            await until_chunk(live, view.id, 8)
+            await live.stop(view.id)
+            done = await until(live, view.id, "stopped")
+            log = await entries_to_the_end(live, view.id)
+            assert [entry.taken_back for entry in log if entry.kind == "cue"] == [None, None, far.seq]
+            assert view.direction is not None
+            timeline = Timeline(view.direction, (near.cue,))
+            assert await live.timeline(view.id) == timeline
+            assert await frame_hashes(live, view.id) == hashes_of(timeline, done.chunks)
+            later = await live.cue(view.id, AddCue(BLUE))
+            assert (await live.take_back_cue(view.id, later.seq)).index == done.chunks, "a stopped film, too"
+        async with living(tmp_path) as live:
+            assert await live.timeline(view.id) == timeline
+
+    asyncio.run(main())
+
+
+def test_a_branch_shows_the_prompt_it_goes_its_own_way_with(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with living(tmp_path) as live:
+            film = await finished(live, replace(FILM, cues=(AddCue(RED, from_index=2),)))
+            assert (film.prompt, film.title) == ("a film", "a film")
+            as_it_is = await live.branch(film.id, BranchVideo(3))
+            mixed = await live.branch(film.id, BranchVideo(0, BLUE, 2))
+            own = await live.branch(film.id, BranchVideo(1, BLUE, 2))
+            of_own = await live.branch(own.id, BranchVideo(1, RED))
+            assert [view.prompt for view in (as_it_is, mixed, own, of_own)] == [
+                "a red film", "a blue film", "a blue film", "a red film",
+            ]  # fmt: skip
+            assert (own.title, own.direction) == ("a blue film", film.direction)
+            listed = {view.id: view.prompt for view in (await live.list())[0]}
+            assert (listed[film.id], listed[own.id]) == ("a film", "a blue film")
+            await until(live, own.id, "completed")
+            redone, kept = await live.redo(own.id, 0)
+            assert (kept.prompt, redone.fork_index) == ("a film", 0), "from its beginning on it shares nothing any more"
 
     asyncio.run(main())
 
@@ -437,7 +491,8 @@ def test_redo_keeps_the_film_as_it_was_and_makes_another(tmp_path: Path, from_in
             watcher = asyncio.create_task(entries_to_the_end(live, before.id, before.seq))
             view, kept = await live.redo(before.id, from_index, seed=6)
             assert (view.id, view.num_frames, view.ended_by) == (before.id, 48, None)
-            assert (kept.parent_id, kept.fork_index, kept.state, kept.frames) == (before.id, from_index, "stopped", 48)
+            assert (kept.parent_id, kept.fork_index, kept.state, kept.frames) == (before.id, from_index, "completed", 48)
+            assert (kept.ended_by, kept.completed_at_s, kept.num_frames) == ("length", before.completed_at_s, 48)
             seen = await watcher
             told = [(entry.kind, entry.index) for entry in seen if entry.kind in ("reset", "cue")]
             assert told == [("reset", from_index), *([("cue", from_index)] if from_index else [])]
@@ -478,6 +533,7 @@ def test_redo_of_a_running_film_with_a_watcher(tmp_path: Path) -> None:
             again, kept = await live.redo(view.id, 2)
             assert again.num_frames == 80
             assert kept.chunks >= 5
+            assert (kept.state, kept.ended_by, kept.num_frames) == ("stopped", "stopped", 80), "it can be continued as planned"
             async with asyncio.timeout(PATIENCE_S):
                 await watching
             assert [film[index] for index in range(9)] == [segment.hash for segment in await segments(live, view.id)]
@@ -550,7 +606,10 @@ def test_rename_search_delete_and_have_back(tmp_path: Path) -> None:
             assert (await live.list(search="whale"))[0] == []
             with pytest.raises(NotFound):
                 await live.edit(second.id, title="x")
+            (deleted,) = await live.deleted()
+            assert (deleted.view.id, deleted.forgotten_at_s - deleted.deleted_at_s) == (second.id, GRACE_S)
             back = await live.undelete(second.id)
+            assert await live.deleted() == []
             assert (back.state, back.title) == ("stopped", "A whale at sea")
             await live.continue_(second.id, 8)
             done = await until(live, second.id, "completed")

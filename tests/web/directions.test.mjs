@@ -24,8 +24,9 @@ test("answers about another film, or overtaken ones, are not taken", async () =>
   assert.deepEqual(directions.cues.map(({ prompt }) => prompt), ["b"]);
 });
 
-test("guests are not told, and nobody asks", async () => {
-  const directions = new Directions({ grant: "g", cues: () => assert.fail("asked") }, () => {});
+test("guests are told too: the server says to whom it says what", async () => {
+  const cues = [{ from_index: 3, prompt: "another" }];
+  const directions = new Directions({ grant: "g", cues: async () => cues }, () => {});
   await directions.refresh("a");
-  assert.deepEqual(directions.cues, []);
+  assert.deepEqual(directions.cues, cues);
 });

@@ -21,9 +21,9 @@ export function installBrowser(t) {
     say(message) {
       this.onmessage({ data: JSON.stringify(message) });
     }
-    give(kind, { index = 0, revision = 0, init = 1, seq = 0, bytes = [1] }) {
+    give(kind, { rendition = 0, index = 0, revision = 0, init = 1, seq = 0, bytes = [1] }) {
       const view = new DataView(new ArrayBuffer(20 + bytes.length));
-      [1, kind, 0].forEach((byte, place) => view.setUint8(place, byte));
+      [1, kind, rendition].forEach((byte, place) => view.setUint8(place, byte));
       [index, revision, init, seq].forEach((word, place) => view.setUint32(4 + 4 * place, word));
       new Uint8Array(view.buffer, 20).set(bytes);
       this.onmessage({ data: view.buffer });

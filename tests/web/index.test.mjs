@@ -104,3 +104,29 @@ test("notices what the browser evicted by itself near the playhead", () => {
   assert.deepEqual(index.lost(1, isBuffered), [1, 2], "3 is known to be out, 4 begins at 5 s");
   assert.deepEqual(index.lost(8, () => false), [8, 9], "chunks that do not exist are not lost");
 });
+
+test("the frontier is how far it is enhanced without a gap, and a run is counted from anywhere", () => {
+  const index = indexOf(8);
+  const enhance = (...chunks) => chunks.forEach((chunk) => index.put(entry(chunk, { rendition: "enhanced" })));
+  assert.deepEqual([index.sharpPrefix, index.sharpEnd(0), index.sharpEnd(5)], [0, 0, 5]);
+  enhance(0, 1, 3);
+  assert.deepEqual([index.sharpPrefix, index.sharpEnd(0), index.sharpEnd(2), index.sharpEnd(3)], [2, 2, 2, 4]);
+  enhance(2);
+  assert.deepEqual([index.sharpPrefix, index.sharpEnd(1)], [4, 4]);
+  index.reset(2);
+  assert.equal(index.sharpPrefix, 2);
+  index.put(entry(2));
+  assert.equal(index.sharpPrefix, 2, "made anew, it is a preview again");
+  enhance(...Array(100).keys());
+  assert.deepEqual([index.sharpEnd(3), index.sharpEnd(99)], [100, 100]);
+});
+
+test("what was evicted is not replaced by something worse", () => {
+  const index = indexOf(2);
+  index.put(entry(1, { rendition: "enhanced" }));
+  index.mark(1, false);
+  assert.equal(index.put(entry(1)), false, "a preview that comes late");
+  assert.equal(index.get(1)?.rendition, "enhanced");
+  assert.equal(index.put(entry(1, { rendition: "enhanced" })), true, "its like, fetched again");
+  assert.equal(index.residentBytes, 200);
+});

@@ -7,10 +7,14 @@ import {
   firstOpenChunk,
   nearestBorder,
   place,
+  plannedFrom,
   sayBranch,
   sayCue,
   sayFork,
+  sayPlanned,
   sayRedo,
+  sayRedone,
+  sayWithout,
 } from "../../web/plan.js";
 
 /** Chunk 0 lasts two seconds, every later one a second. */
@@ -57,4 +61,25 @@ test("a branch is never offered a length it has already", () => {
   assert.deepEqual(branchLengths(FILM, 4).map(({ text }) => text), ["as planned (0:20)", "0:25 in all", "1:05 in all", "2:05 in all", "endless"]);
   assert.equal(branchLengths(FILM, 19)[0].value, "20", "the parent ends there");
   assert.deepEqual(["plan", "20", ""].map((choice) => branchFrames(FILM, 4, choice)), [undefined, 200, null]);
+});
+
+test("planned changes: what they will change, and what holds without them", () => {
+  const nothing = { negative_prompt: null, guidance_scale: null, num_inference_steps: null, seed: null, transition_chunks: 0 };
+  const cues = [
+    { ...nothing, seq: 9, from_index: 8, prompt: "blue", transition_chunks: 2 },
+    { ...nothing, seq: 4, from_index: 2, prompt: "red" },
+    { ...nothing, seq: 5, from_index: 6, prompt: null, seed: 7 },
+  ];
+  const film = { ...FILM, first_prompt: "green" };
+  assert.deepEqual(plannedFrom(cues, 3).map(({ seq }) => seq), [5, 9], "by their place; what is begun is planned no more");
+  assert.deepEqual([cues[0], cues[2]].map((cue) => sayPlanned(film, cue)), ["From 0:09, chunk 9: “blue”, over 2 chunks.", "From 0:07, chunk 7: seed 7."]);
+  assert.deepEqual([cues[0], cues[1]].map((cue) => sayWithout(film, cue, cues)), [
+    "Without it the film goes on there with “red”.",
+    "Without it the film goes on there with “green”.",
+  ]);
+});
+
+test("who watches a redo is told the range", () => {
+  assert.equal(sayRedone(FILM, { from_index: 2, chunks: 5 }), "0:03 to 0:06 is being made anew; what is before stays as it is.");
+  assert.equal(sayRedone(FILM, { from_index: 0, chunks: 5 }), "0:00 to 0:06 is being made anew.");
 });

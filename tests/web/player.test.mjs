@@ -154,3 +154,202 @@ test("a seek while it plays is not repeated because time has gone on meanwhile",
   element.dispatchEvent(new Event("seeked"));
   assert.equal(element.currentTime, 10.5 / 8);
 });
+
+test("a live viewer who was skipped goes on behind the gap; what was left out is fetched when one goes there", async (t) => {
+  const asked = [];
+  const addresses = [2, 3, 4].map((index) => ({ index, rendition: "preview", revision: 0, hash: `h${index}`, init: "i" }));
+  const api = {
+    segments: async () => addresses,
+    segment: async (_, hash) => (asked.push(hash), new Uint8Array([10 + Number(hash[1])])),
+    init: async () => new Uint8Array([99]),
+  };
+  const { element, player, socket, sources } = playing(t, api);
+  const changes = [];
+  player.onChange = (change) => changes.push(change);
+  sources[0].open();
+  giveChunks(socket, 2);
+  for (let turn = 0; turn < 3; turn += 1) sources[0].buffer.finish();
+  Object.assign(element, { ranges: [[0, 3]], paused: false, currentTime: 2.5 });
+  t.mock.timers.tick(30);
+  assert.deepEqual(socket.sent.at(-1), { type: "live", live: true });
+  socket.say({ type: "skipped", seq: 6, from_index: 2, to_index: 5 });
+  assert.ok(changes.includes("skipped"));
+  assert.deepEqual(player.skipped, { from_s: 3, to_s: 6 });
+  assert.deepEqual([player.chunks, player.frame], [5, 48], "the gap is known, and one goes on behind it");
+  socket.give(2, { index: 5, seq: 7, bytes: [5] });
+  sources[0].buffer.finish();
+  assert.equal(element.currentTime, 48.5 / 8);
+  assert.deepEqual(asked, []);
+  element.ranges = [[0, 3], [6, 7]];
+  element.dispatchEvent(new Event("seeked"));
+  player.seek(24);
+  for (let turn = 0; turn < 6; turn += 1) await settled();
+  assert.deepEqual(asked.slice(0, 3), ["h2", "h3", "h4"]);
+  t.mock.timers.tick(30);
+  assert.deepEqual(socket.sent.at(-1), { type: "live", live: false }, "who rewinds is not skipped any more");
+});
+
+test("who plays far from the gap stays there", (t) => {
+  const { element, player, socket, sources } = playing(t);
+  sources[0].open();
+  giveChunks(socket, 9);
+  for (let turn = 0; turn < 10; turn += 1) sources[0].buffer.finish();
+  Object.assign(element, { ranges: [[0, 10]], paused: false, currentTime: 1 });
+  socket.say({ type: "skipped", seq: 20, from_index: 9, to_index: 20 });
+  assert.deepEqual([player.frame, element.currentTime], [8, 1]);
+});
+
+/** A film of four chunks in the buffer, of which `t.enhance(index)` exchanges one. */
+function exchanging(t, api = {}, video = {}) {
+  const playingNow = playing(t, api);
+  const { element, player, socket, sources } = playingNow;
+  const seeks = [];
+  let now = 0;
+  Object.defineProperty(element, "currentTime", {
+    get: () => now,
+    set: (to) => {
+      now = to;
+      seeks.push(to);
+    },
+  });
+  sources[0].open();
+  giveChunks(socket, 4);
+  for (let turn = 0; turn < 5; turn += 1) sources[0].buffer.finish();
+  element.ranges = [[0, 5]];
+  socket.say({ type: "state", seq: 20, video: { ...FILM, frames: 40, chunks: 4, num_frames: 80, enhancer: "small", ...video } });
+  socket.say({ type: "init", id: 2, codec: "avc1.640015" });
+  socket.give(1, { rendition: 1, init: 2, bytes: [98] });
+  const enhance = (index, revision = 0) => {
+    socket.give(2, { rendition: 1, index, revision, init: 2, seq: 30 + index, bytes: [50 + index] });
+    sources[0].buffer.finish();
+    if (sources[0].buffer.updating) sources[0].buffer.finish();
+  };
+  const tick = () => t.mock.timers.tick(30);
+  const moveTo = (seconds) => (now = seconds);
+  return { ...playingNow, player, seeks, enhance, tick, moveTo };
+}
+
+test("paused, the enhanced chunk under the playhead is shown by a seek on the spot, once; others need none", (t) => {
+  const { enhance, element, moveTo, player, seeks, sources } = exchanging(t);
+  element.paused = true;
+  moveTo(2.3);
+  enhance(0);
+  assert.deepEqual(seeks, [], "behind the playhead");
+  enhance(1);
+  assert.deepEqual(seeks, [2.3]);
+  assert.deepEqual(sources[0].buffer.appended.slice(-3), [98, 50, 51], "its init segment once, before the first");
+  assert.ok(player.isRefreshing);
+  element.dispatchEvent(new Event("seeked"));
+  assert.ok(!player.isRefreshing);
+  assert.equal(player.frame, 18, "the same frame");
+  enhance(1, 1);
+  assert.deepEqual(seeks, [2.3, 2.3], "a provisional end that is made again");
+});
+
+test("an exchange during another seek is shown after it", (t) => {
+  const { enhance, element, moveTo, seeks, tick } = exchanging(t);
+  moveTo(2.3);
+  element.seeking = true;
+  enhance(1);
+  tick();
+  assert.deepEqual(seeks, []);
+  element.seeking = false;
+  element.dispatchEvent(new Event("seeked"));
+  tick();
+  assert.deepEqual(seeks, [2.3]);
+});
+
+test("in sharp one waits before the frontier, is told so, and goes on when it moves, or with the preview if one likes", (t) => {
+  const { enhance, element, moveTo, player, seeks, tick } = exchanging(t);
+  element.paused = false;
+  enhance(0);
+  enhance(1);
+  player.setWay("sharp");
+  assert.ok(player.isSharp && !player.following);
+  moveTo(0.5);
+  tick();
+  assert.deepEqual([element.playbackRate, player.isCaughtUp], [1, false]);
+  moveTo(1.5);
+  tick();
+  assert.deepEqual([element.playbackRate, player.isCaughtUp], [0, true]);
+  seeks.length = 0;
+  enhance(2);
+  tick();
+  assert.deepEqual([element.playbackRate, player.isCaughtUp], [1, false]);
+  moveTo(2.6);
+  tick();
+  assert.equal(element.playbackRate, 0);
+  player.setCaughtUp("preview");
+  tick();
+  assert.deepEqual([element.playbackRate, player.isCaughtUp], [1, false]);
+});
+
+test("who turns to sharp where nothing is sharp is taken back behind the frontier, and to the edge by going live", (t) => {
+  const { enhance, element, moveTo, player, seeks } = exchanging(t, { segments: async () => [] });
+  element.paused = false;
+  enhance(0);
+  enhance(1);
+  enhance(2);
+  moveTo(4.7);
+  seeks.length = 0;
+  player.setWay("sharp");
+  assert.deepEqual(seeks, [(32 - 10 - 8 + 0.5) / 8]);
+  element.dispatchEvent(new Event("seeked"));
+  player.goLive();
+  assert.deepEqual([player.way, player.following, seeks.at(-1)], ["live", true, (40 - 12 + 0.5) / 8]);
+});
+
+test("a film that nothing makes sharp is watched live, whatever was chosen", (t) => {
+  const { element, moveTo, player, tick } = exchanging(t, {}, { enhancer: null });
+  player.setWay("sharp");
+  element.paused = false;
+  moveTo(1.5);
+  tick();
+  assert.deepEqual([player.isSharp, element.playbackRate], [false, 1]);
+});
+
+test("all that is enhanced plays to the very end", (t) => {
+  const { enhance, element, moveTo, player, socket, tick } = exchanging(t);
+  socket.say({ type: "state", seq: 21, video: { ...FILM, state: "completed", frames: 40, chunks: 4, num_frames: 40, enhancer: "small" } });
+  player.setWay("sharp");
+  for (const index of [0, 1, 2, 3]) enhance(index);
+  element.paused = false;
+  moveTo(4.9);
+  tick();
+  assert.deepEqual([element.playbackRate, player.isCaughtUp], [1, false]);
+});
+
+test("what was evicted comes back as the best there is, with the init segment it needs", async (t) => {
+  const addresses = [0, 1, 2, 3].map((index) => ({ index, rendition: "enhanced", revision: 0, hash: `h${index}`, init: "big" }));
+  const asked = [];
+  const api = {
+    segments: async () => addresses,
+    segment: async (_, hash) => new Uint8Array([60 + Number(hash[1])]),
+    init: async (_, hash) => (asked.push(hash), new Uint8Array([98])),
+  };
+  const { element, player, socket, sources } = playing(t, api);
+  sources[0].open();
+  giveChunks(socket, 4);
+  for (let turn = 0; turn < 5; turn += 1) sources[0].buffer.finish();
+  element.ranges = [[3, 5]]; // the browser let the beginning go
+  player.seek(2);
+  await settled();
+  for (let turn = 0; turn < 4; turn += 1) sources[0].buffer.finish();
+  await settled();
+  assert.deepEqual(sources[0].buffer.appended.slice(-3), [98, 60, 61]);
+  assert.equal(player.rendition(0), "enhanced");
+  assert.ok(asked.every((hash) => hash === "big"));
+});
+
+test("how far the enhancer has come is not how far the preview has come", (t) => {
+  const { enhance, player, socket } = exchanging(t);
+  socket.say({ type: "progress", index: 4, step: 1, steps: 4, frames_per_second: 9 });
+  socket.say({ type: "progress", rendition: "enhanced", index: 1, step: 3, steps: 8, frames_per_second: 2 });
+  assert.deepEqual(player.progress, { index: 4, step: 1, steps: 4 });
+  assert.deepEqual(player.enhancing, { index: 1, step: 3, steps: 8 });
+  assert.equal(player.framesPerSecond, 9);
+  enhance(0);
+  assert.equal(player.enhancing?.index, 1);
+  enhance(1);
+  assert.equal(player.enhancing, null);
+});

@@ -1,39 +1,56 @@
+/** Messages are those of the Python tests: tests/delivery/golden_messages.json. */
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { ack, backoffSeconds, finalReason, hello, readBinary, readControl } from "../../web/protocol.js";
+import { ack, backoffSeconds, finalReason, hello, readBinary, readControl, sayLive } from "../../web/protocol.js";
 
-function binary({ version = 1, kind = 2, rendition = 0, index = 7, revision = 2, init = 3, seq = 41, payload = [9, 8] } = {}) {
-  const bytes = new Uint8Array(20 + payload.length);
-  const view = new DataView(bytes.buffer);
-  [version, kind, rendition, 0].forEach((value, place) => view.setUint8(place, value));
-  [index, revision, init, seq].forEach((value, place) => view.setUint32(4 + 4 * place, value));
-  bytes.set(payload, 20);
-  return bytes.buffer;
+const read = (path) => readFileSync(new URL(path, import.meta.url), "utf8");
+const GOLDEN = JSON.parse(read("../delivery/golden_messages.json"));
+
+/** Fields per type of message, as the page's types say. @returns {Map<string, {name: string, optional: boolean}[]>} */
+function typedFields() {
+  const union = read("../../web/protocol.js").match(/@typedef \{(\{type: "welcome"[\s\S]*?)\} Control/)?.[1] ?? "";
+  const members = union.split(/^ \*   \| /m).map((member) => member.match(/\{type: "(\w+)"(.*)\}/));
+  return new Map(members.map(([, type, fields]) => [type, [...fields.matchAll(/(\w+)(\?)?: /g)].map(([, name, mark]) => ({ name, optional: mark === "?" }))]));
 }
 
-test("a segment's header is read as the server packs it", () => {
-  const segment = readBinary(binary({ rendition: 1 }));
-  assert.deepEqual(segment, { kind: "segment", rendition: "enhanced", index: 7, revision: 2, init: 3, seq: 41, bytes: segment.bytes });
-  assert.deepEqual([...segment.bytes], [9, 8]);
+test("what a server says is read, and has the fields that the page's types promise", () => {
+  const fields = typedFields();
+  const seen = new Set();
+  for (const text of GOLDEN.from_server) {
+    const message = readControl(text);
+    assert.deepEqual(message, JSON.parse(text));
+    for (const { name, optional } of fields.get(message.type) ?? []) assert.ok(optional || name in message, `${message.type}.${name}`);
+    seen.add(message.type);
+  }
+  assert.deepEqual([...fields.keys()].sort(), [...seen].sort());
 });
 
-test("an init segment names its id", () => {
-  const init = readBinary(binary({ kind: 1, init: 5 }));
-  assert.equal(init.kind, "init");
-  assert.equal(init.init, 5);
-});
-
-test("what is not of this protocol is refused with what was expected", () => {
-  assert.throws(() => readBinary(new ArrayBuffer(19)), /expected a 20 byte header, received 19/);
-  assert.throws(() => readBinary(binary({ version: 2 })), /expected header version 1, received 2/);
-  assert.throws(() => readBinary(binary({ kind: 3 })), /unknown kind 3/);
-  assert.throws(() => readBinary(binary({ rendition: 9 })), /rendition 9/);
+test("what no server says is refused", () => {
+  for (const text of GOLDEN.not_from_a_server) assert.throws(() => readControl(text), text);
   assert.throws(() => readControl("{}"), /needs a "type"/);
 });
 
-test("hello and ack", () => {
-  assert.deepEqual(JSON.parse(hello(12)), { type: "hello", cursor: 12, renditions: ["preview", "enhanced"] });
-  assert.deepEqual(JSON.parse(ack(13)), { type: "ack", seq: 13 });
+test("binary messages are read as the server packs them, and refused where it refuses them", () => {
+  for (const message of GOLDEN.binary) {
+    const { buffer } = Uint8Array.from(Buffer.from(message.hex, "hex"));
+    if (message.refused) {
+      assert.throws(() => readBinary(buffer), /expected a 20 byte header|expected header version 1|unknown kind/, message.hex);
+      continue;
+    }
+    const { bytes, ...header } = readBinary(buffer);
+    for (const [name, value] of Object.entries(header)) assert.equal(value, message.read[name], `${message.hex} ${name}`);
+    assert.equal(Buffer.from(bytes).toString("hex"), message.read.payload);
+  }
+});
+
+test("what the page says is understood", () => {
+  const understood = GOLDEN.to_server.filter((message) => message.read);
+  for (const text of [hello(0, false), hello(7, true), ack(9), sayLive(true), sayLive(false)]) {
+    const golden = understood.find((message) => message.text === text);
+    assert.ok(golden, `${text} is none of golden_messages.json`);
+    assert.deepEqual(golden.read, JSON.parse(text));
+  }
 });
 
 test("only codes that say so end the reconnecting", () => {

@@ -32,3 +32,19 @@ test("a welcome alone does not make the backoff begin anew; five healthy seconds
   assert.equal(comesBackAfter(t, sockets), 250);
   watch.close();
 });
+
+test("whether one is live is said when it changes, and again on coming back", (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const { sockets } = installBrowser(t);
+  const listener = () => {};
+  const watch = new WatchSocket("film", null, { control: listener, init: listener, segment: listener, connection: listener });
+  sockets[0].onopen();
+  for (const live of [true, true, false, true]) watch.setLive(live);
+  sockets[0].onclose({ code: 1006, reason: "" });
+  watch.setLive(true);
+  t.mock.timers.tick(1000);
+  sockets[1].onopen();
+  const said = sockets.map(({ sent }) => sent.map(({ type, live }) => [type, live]));
+  assert.deepEqual(said, [[["hello", false], ["live", true], ["live", false], ["live", true]], [["hello", true]]]);
+  watch.close();
+});

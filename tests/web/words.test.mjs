@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { bytes, duration, framesFor, moment, quoted, readHash, sayFirstChunk, unknownWords } from "../../web/words.js";
+import { bytes, duration, framesFor, moment, quoted, readHash, sayFirstChunk, sayIn, unknownWords } from "../../web/words.js";
 
 test("durations and moments", () => {
   assert.deepEqual([0, 9.99, 62, 3605].map(duration), ["0:00", "0:09", "1:02", "1:00:05"]);
@@ -38,4 +38,8 @@ test("when the first picture will be there, once the pace is known", () => {
   const at = (step, now_ms) => sayFirstChunk({ step, steps: 50 }, { step: 2, at_ms: 1000 }, now_ms);
   assert.deepEqual([at(3, 1200), at(12, 3000), at(50, 11_000)], ["step 3 of 50", "step 12 of 50, first picture in about 8 s", "step 50 of 50"]);
   assert.equal(at(4, 21_000), "step 4 of 50, first picture in about 8 min");
+});
+
+test("how long until", () => {
+  assert.deepEqual([0, 60, 600, 3600, 21_600, 86_400, 604_800].map(sayIn), ["at once", "in a minute", "in 10 minutes", "in 60 minutes", "in 6 hours", "in a day", "in 7 days"]);
 });

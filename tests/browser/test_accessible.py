@@ -1,0 +1,86 @@
+"""The page by axe-core's rules: nothing, however minor, in every state it has, dark and light, on a desk and on a phone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser.conftest import OpenPage
+from tests.browser.served import Served
+from tests.browser.watched import Watched
+
+pytestmark = pytest.mark.browser
+
+AXE = Path(__file__).parents[1] / "web" / "node_modules" / "axe-core" / "axe.min.js"
+
+_RUN = """() => axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) => violations.flatMap(
+  ({ id, impact, nodes }) => nodes.map(({ target, failureSummary }) => `${impact} ${id}: ${target}: ${failureSummary}`)
+))"""
+
+PHONE = {"width": 360, "height": 740}
+DESK = {"width": 1280, "height": 800}
+
+
+def violations(watched: Watched) -> list[str]:
+    """What axe-core has against the page as it is now, in both colour schemes: also what it calls minor."""
+    found: list[str] = []
+    for scheme in ("dark", "light"):
+        watched.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        found += [f"{scheme}: {violation}" for violation in watched.ask(_RUN)]
+    return found
+
+
+@pytest.fixture
+def checked(open_page: OpenPage) -> Any:
+    """Opens a page that axe-core can look at (through the debugger: it is never part of the page)."""
+    if not AXE.is_file():
+        pytest.skip("axe-core is not here: npm install in tests/web")
+
+    def open_one(fragment: str = "", *, width: int = 1280) -> Watched:
+        watched = open_page(fragment, allowed_errors="404")
+        watched.page.set_viewport_size(PHONE if width < 900 else DESK)
+        watched.ask(AXE.read_text())
+        return watched
+
+    return open_one
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_no_violation(checked: Any, served: Served, whole_film: str, width: int) -> None:
+    watched = checked(width=width)
+    page, found = watched.page, dict[str, list[str]]()
+    found["empty page"] = violations(watched)
+    page.fill("#prompt", "a dragon")
+    watched.make("a film that is looked at by a program", seconds="")
+    watched.until("document.getElementById('video').currentTime > 1")
+    found["a film that grows"] = violations(watched)
+    for button, dialog in [("cue", "verb"), ("branch", "verb"), ("share", "sharing")]:
+        page.click(f"#{button}")
+        if dialog == "sharing":
+            page.click("#make-link")
+            watched.until("document.querySelectorAll('#sharing .links li').length > 0")
+        found[f"the sheet of {button}"] = violations(watched)
+        page.keyboard.press("Escape")
+        watched.until(f"!document.getElementById('{dialog}').open")
+    page.keyboard.press("s")
+    watched.until_text("#stop", "Continue")
+    found["a film that was stopped"] = violations(watched)
+    if width < 900:
+        page.click("#films-toggle")
+        watched.until("getComputedStyle(document.getElementById('films')).visibility === 'visible'")
+        found["the library in its drawer"] = violations(watched)
+        page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    found["the keys"] = violations(watched)
+    page.keyboard.press("Escape")
+    watched.page.click("#model")
+    found["about the model"] = violations(watched)
+    page.keyboard.press("Escape")
+    branch = served.call("POST", f"v1/videos/{whole_film}/branch", {"from_index": 3, "num_frames": 64})["id"]
+    page.goto(f"{served.url}#/compare/{whole_film}/{branch}")
+    watched.until("Number(document.getElementById('rail').ariaValueNow) > 0")
+    found["two films side by side"] = violations(watched)
+    told = sorted({f"{state}, {violation}" for state, seen in found.items() for violation in seen})
+    assert not told, "\n".join(told)

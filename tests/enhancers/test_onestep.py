@@ -1,0 +1,90 @@
+"""The small enhancer as a stage: pieces equal the whole, nothing is provisional, and the committed weights do their job."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from small_networks import randomize
+
+from enhancers.small_enhancer import SPEC, no_step, preview
+from st2v_stream.chunk import Chunk, Frames, Memory
+from st2v_stream.enhancers.onestep import OneStep
+from st2v_stream.errors import InvalidRequest, Stopped
+from st2v_stream.networks.enhancer_onestep import OneStepUNet, OneStepUNetConfig
+
+SMALL = OneStepUNetConfig(block_out_channels=(8, 8), down_blocks=1, up_blocks=1, sharp_channels=8)
+
+
+@cache
+def small() -> OneStep:
+    return OneStep(randomize(OneStepUNet(SMALL).eval()))  # type: ignore[arg-type]
+
+
+def made_of(chunks: list[Chunk], carry: Memory | None = None) -> tuple[Frames, Memory]:
+    frames = []
+    for chunk in chunks:
+        (sharp,), carry = small().enhance(chunk, carry, no_step)
+        assert (sharp.revision, sharp.is_provisional, sharp.chunk.memory) == (0, False, carry)
+        assert (sharp.chunk.index, sharp.chunk.start, sharp.chunk.direction) == (chunk.index, chunk.start, chunk.direction)
+        frames.append(sharp.chunk.frames)
+    assert carry is not None
+    return np.concatenate(frames), carry
+
+
+def in_one(chunks: list[Chunk]) -> Chunk:
+    return replace(chunks[0], frames=np.concatenate([chunk.frames for chunk in chunks]))
+
+
+def stored(carry: Memory) -> Memory:
+    """As it comes back from a store: read-only arrays."""
+    parts = {name: np.frombuffer(part.tobytes(), part.dtype).reshape(part.shape) for name, part in carry.parts.items()}
+    return Memory(carry.kind, carry.version, carry.next_index, carry.next_start, parts)
+
+
+def test_chunks_equal_the_film_in_one() -> None:
+    film = preview(4)
+    whole, _ = made_of([in_one(film)])
+    assert np.array_equal(made_of(film)[0], whole)
+    assert whole.shape == (10, 32, 32, 3)
+    assert whole.std() > 1
+    assert small().sharp_spec(SPEC) == replace(SPEC, width=32, height=32)
+
+
+def test_a_film_goes_on_without_a_seam() -> None:
+    film = preview(4)
+    before, carry = made_of(film[:2])
+    assert carry.digest == stored(carry).digest
+    assert small().finish(carry, no_step) == ([], carry)
+    assert np.array_equal(np.concatenate([before, made_of(film[2:], stored(carry))[0]]), made_of(film)[0])
+
+
+def test_it_begins_anywhere_and_sees_neighbours() -> None:
+    film = preview(4)
+    alone, whole = made_of(film[2:])[0], made_of(film)[0][6:]
+    assert not np.array_equal(alone[0], whole[0]), "the first frame looks at those before it"
+    assert np.array_equal(alone[2:], whole[2:]), "and two frames later nothing is left of that"
+
+
+def test_it_can_be_left_between_two_frames() -> None:
+    def leave(k: int, n: int) -> None:
+        assert n == 4
+        if k == 2:
+            raise Stopped("asked to stop")
+
+    with pytest.raises(Stopped):
+        small().enhance(preview(1)[0], None, leave)
+
+
+def test_what_does_not_follow_is_refused() -> None:
+    film = preview(3)
+    _, carry = made_of(film[:1])
+    with pytest.raises(InvalidRequest, match=r"in order.*expected \(1, 4\), received \(2, 6\)"):
+        small().enhance(film[2], carry, no_step)
+    with pytest.raises(InvalidRequest, match=r"another size: expected \(2, 4, 4, 3\), received \(2, 8, 8, 3\)"):
+        small().enhance(replace(film[1], frames=film[1].frames[:, :4, :4]), carry, no_step)
+    for call in (lambda other: small().enhance(film[1], other, no_step), lambda other: small().finish(other, no_step)):
+        with pytest.raises(InvalidRequest, match="carry of another kind"):
+            call(Memory("sdedit", 1, 1, 4, {}))
