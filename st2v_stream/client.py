@@ -35,7 +35,7 @@ from st2v_stream.chunk import Frames
 from st2v_stream.config import read_config
 from st2v_stream.delivery.protocol import RENDITIONS, SUBPROTOCOL, BinaryHeader, CloseCode, Kind
 from st2v_stream.errors import Forbidden, InvalidRequest, NotFound, NotReady, St2vError
-from st2v_stream.types import Rendition
+from st2v_stream.types import EnhancePolicy, Rendition
 from st2v_stream.watch import DEFAULT_SERVER, FIRST_RETRY_S, LAST_RETRY_S, MAX_MESSAGE_BYTES, Address, find_address
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ class Client:
         input_reference: bytes | None = None,
         title: str | None = None,
         when_unwatched: str | int | None = None,
+        enhance: EnhancePolicy | None = None,
     ) -> VideoJson:
         """A new film, being made from now on; num_frames None = without end. input_reference: an image or a clip."""
         fields = _given(
@@ -142,6 +143,7 @@ class Client:
             input_reference=None if input_reference is None else _data_url(input_reference),
             title=title,
             when_unwatched=when_unwatched,
+            enhance=enhance,
         )
         answer: VideoJson = await self._post("/v1/videos", {"prompt": prompt, "num_frames": num_frames, **fields})
         return answer
@@ -253,9 +255,34 @@ class Client:
                 return
             after = {"after": page["last_id"]}
 
-    async def edit(self, video_id: str, *, title: str | None = None, when_unwatched: str | int | None = None) -> VideoJson:
-        """Another title, or another patience with nobody watching (run, or seconds)."""
-        answer: VideoJson = await self._ask("PATCH", _path(video_id), _given(title=title, when_unwatched=when_unwatched))
+    async def enhance(
+        self,
+        video_id: str,
+        *,
+        from_index: int | None = None,
+        to_index: int | None = None,
+        from_s: float | None = None,
+        to_s: float | None = None,
+    ) -> VideoJson:
+        """Make all that is not sharp sharp, or the chunks of a range (its end not included); follow it with `watch`.
+
+        Raises `Conflict` where the server has no enhancer. `edit(id, enhance="none")` takes it back.
+        """
+        fields = _given(from_index=from_index, to_index=to_index, from_s=from_s, to_s=to_s)
+        answer: VideoJson = await self._post(f"{_path(video_id)}/enhance", fields)
+        return answer
+
+    async def edit(
+        self,
+        video_id: str,
+        *,
+        title: str | None = None,
+        when_unwatched: str | int | None = None,
+        enhance: EnhancePolicy | None = None,
+    ) -> VideoJson:
+        """Another title, patience with nobody watching (run, or seconds), or policy of what is made sharp when."""
+        fields = _given(title=title, when_unwatched=when_unwatched, enhance=enhance)
+        answer: VideoJson = await self._ask("PATCH", _path(video_id), fields)
         return answer
 
     async def delete(self, video_id: str) -> None:

@@ -520,6 +520,10 @@ class Director(Protocol):
         """A JPEG of the first frame of chunk `index`. Raises `NotFound`."""
         ...
 
+    async def spritesheet(self, video_id: str) -> bytes:
+        """A JPEG with the first frames of up to 100 chunks, row by row with ten in each. Raises `NotFound`."""
+        ...
+
     async def manifest(self, video_id: str) -> Mapping[str, Any]:
         """How every chunk of it was made (plain values; `videos/provenance.py` says which). Raises `NotFound`."""
         ...

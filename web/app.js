@@ -21,6 +21,7 @@ import { RenameSheet } from "./rename.js";
 import { ScreenplaySheet } from "./screenplay.js";
 import { SharingSheet } from "./sharing.js";
 import { Stage } from "./stage.js";
+import { BranchTree } from "./tree.js";
 import { VerbSheet } from "./verbs.js";
 import { duration, framesFor, moment, readGrant, readHash, readMoment, readPair, sayIn, saySkipped, saySpeed, sayState, withoutToken } from "./words.js";
 
@@ -37,7 +38,10 @@ const api = new Api();
 const notices = new Notices();
 const player = new Player(byId("video"), api, changed);
 const directions = new Directions(api, directed);
-const filmstrip = new Filmstrip(byId("strip"), byId("overview"), player, marksAt, (index) => verbs.planned.open(index));
+const filmstrip = new Filmstrip(byId("strip"), byId("overview"), player, marksAt, {
+  open: (index) => verbs.planned.open(index),
+  last: () => Math.max(-1, ...directions.cues.map(({ from_index }) => from_index)),
+});
 const stage = new Stage(player, { goOn: () => act(goOn), caption: captionOf });
 const rename = new RenameSheet(api, () => library.refresh());
 const library = new Library(byId("films"), api, {
@@ -46,9 +50,11 @@ const library = new Library(byId("films"), api, {
   changed: () => {
     filmstrip.draw();
     drawMaking();
+    tree.draw(library.videos, player.video);
   },
 });
 const screenplay = new ScreenplaySheet(api, { made: (video) => showAt(video.id, 0), fpsOf: (model) => composer.modelById(model)?.fps, bundle: (file) => act(() => takeIn(file)) });
+const tree = new BranchTree();
 const composer = new Composer((request) => act(() => makeFilm(request)), (file) => screenplay.open(file));
 const deleted = new DeletedFilms(api, (id) => act(() => bringBack(id, false)));
 const sharing = new SharingSheet(api, (words) => notices.note(words));
@@ -405,6 +411,7 @@ function tellConnection() {
 
 function drawControls() {
   const { video, frames, growing } = player;
+  tree.draw(library.videos, video);
   byId("film").hidden = !video;
   if (!video) return;
   document.title = `${growing ? "● " : ""}${video.title || video.prompt} · st2v·stream`;

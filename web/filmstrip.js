@@ -18,6 +18,8 @@ const GAP_PX = 3;
 const PADDING_PX = 8;
 /** Planned cells drawn after the one being made when the film has no end. */
 const ENDLESS_PLANNED = 3;
+/** Where changes are planned farther on: as many as that. */
+const ENDLESS_PLANNED_MOST = 60;
 
 export class Filmstrip {
   #cellPx = MAX_CELL_PX;
@@ -31,10 +33,11 @@ export class Filmstrip {
    * @param {HTMLElement} overview the whole film as one thin line, where the strip is wider than the page
    * @param {Player} player
    * @param {(index: number) => Marks} marksAt
-   * @param {(index: number) => boolean} openCue  a cue's mark was clicked; whether it can still be taken back
+   * @param {{open: (index: number) => boolean, last: () => number}} cues  open: a mark was clicked; whether it can still be taken back.
+   *   last: the farthest chunk with a mark
    */
-  constructor(root, overview, player, marksAt, openCue) {
-    this.openCue = openCue;
+  constructor(root, overview, player, marksAt, cues) {
+    this.cues = cues;
     this.marksAt = marksAt;
     this.root = root;
     this.overview = overview;
@@ -106,7 +109,8 @@ export class Filmstrip {
 
   get #count() {
     const { video, plannedChunks, growing } = this.player;
-    return plannedChunks + (video?.num_frames === null && growing ? ENDLESS_PLANNED : 0);
+    if (video?.num_frames !== null || !growing) return plannedChunks;
+    return plannedChunks + Math.max(ENDLESS_PLANNED, Math.min(ENDLESS_PLANNED_MOST, this.cues.last() + 1 - plannedChunks));
   }
 
   get #room() {
@@ -248,7 +252,7 @@ export class Filmstrip {
   #scrub(surface, frameAt) {
     surface.addEventListener("pointerdown", (event) => {
       if (event.button !== 0 || this.player.frames === 0) return;
-      if (surface === this.root && this.openCue(this.#cellAt(event))) return event.preventDefault();
+      if (surface === this.root && this.cues.open(this.#cellAt(event))) return event.preventDefault();
       this.#dragging = true;
       this.#resumeAfterDrag = this.player.playing;
       surface.setPointerCapture(event.pointerId);

@@ -142,7 +142,7 @@ export class Library {
       inside(item, `.${name}`).setAttribute("aria-label", `${act} ${video.title || video.prompt}`);
       inside(item, `.${name}`).title = act;
     }
-    if (video.chunks > 0) this.#showPicture(item, video.id);
+    if (video.chunks > 0) this.#showPicture(item, video);
     return item;
   }
 
@@ -155,7 +155,7 @@ export class Library {
     inside(item, ".rename").addEventListener("click", () => this.verbs.rename(known()));
     inside(item, ".delete").addEventListener("click", () => this.verbs.delete(known()));
     for (const event of ["pointerenter", "focusin"]) item.addEventListener(event, () => this.#leafThrough(item, known()));
-    for (const event of ["pointerleave", "focusout"]) item.addEventListener(event, () => this.#stopLeafing(item, video.id));
+    for (const event of ["pointerleave", "focusout"]) item.addEventListener(event, () => this.#stopLeafing(item, known()));
     this.#markCurrent(video.id, item);
     this.#items.set(video.id, item);
     this.list.append(item);
@@ -169,12 +169,13 @@ export class Library {
     else link.removeAttribute("aria-current");
   }
 
-  /** @param {HTMLElement} item @param {string} videoId */
-  #showPicture(item, videoId) {
+  /** @param {HTMLElement} item @param {Video} video */
+  #showPicture(item, video) {
     const picture = /** @type {HTMLImageElement} */ (inside(item, "img"));
-    if (picture.dataset.asked) return;
-    picture.dataset.asked = "yes";
-    this.api.thumbnail(videoId, 0).then(
+    const index = posterOf(video);
+    if (picture.dataset.asked === String(index)) return;
+    picture.dataset.asked = String(index);
+    this.api.thumbnail(video.id, index).then(
       (url) => {
         picture.src = url;
         picture.hidden = false;
@@ -199,13 +200,18 @@ export class Library {
     item.dataset.leafing = "yes";
   }
 
-  /** @param {HTMLElement} item @param {string} videoId */
-  #stopLeafing(item, videoId) {
+  /** @param {HTMLElement} item @param {Video} video */
+  #stopLeafing(item, video) {
     if (item.dataset.leafing !== "yes" || item.matches(":hover, :has(:focus-visible)")) return;
     clearInterval(this.#leafing);
     delete item.dataset.leafing;
-    this.api.thumbnail(videoId, 0).then((url) => inside(item, "img").setAttribute("src", url), () => {});
+    this.api.thumbnail(video.id, posterOf(video)).then((url) => inside(item, "img").setAttribute("src", url), () => {});
   }
+}
+
+/** The chunk whose first frame stands for a film: of a branch its first own, as all before looks like the film it comes from. @param {Video} video */
+export function posterOf({ fork_index, chunks }) {
+  return Math.max(0, Math.min(fork_index ?? 0, chunks - 1));
 }
 
 /** Chunks whose first frames tell what happens in a film, evenly spread. @param {number} chunks @param {number} count */

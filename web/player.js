@@ -32,6 +32,8 @@ const BUDGET_BYTES = 96 * 2 ** 20;
 /** A buffer opened for this takes every smaller H.264 stream, without changeType. */
 const WIDEST_CODEC = 'video/mp4; codecs="avc1.64001F"';
 const TICK_MS = 30;
+/** Who plays nearer to a gap than this was at the live edge: eight chunks may have been on their way (docs/protocol.md). */
+const NEAR_CHUNKS = 10;
 /** A loop over a growing film turns round before playback would have to wait. */
 const LOOP_MARGIN_FRAMES = 3.5;
 const GROWING = new Set(["queued", "loading", "running", "paused", "stopping"]);
@@ -442,7 +444,7 @@ export class Player {
     }
     if (!isNews) return;
     this.skipped = { from_s: this.#index.startSeconds(fromIndex), to_s: this.#index.startSeconds(toIndex) };
-    const isNear = chunkOfFrame(video, this.frame) + 2 >= fromIndex;
+    const isNear = chunkOfFrame(video, this.frame) + NEAR_CHUNKS >= fromIndex;
     if (this.following && this.playing && isNear) this.#goTo(startFrame(video, toIndex));
     this.onChange("chunks");
     this.onChange("skipped");

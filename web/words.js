@@ -58,7 +58,7 @@ export function saySkipped({ from_s, to_s }) {
 
 /** "in a day", "in 6 hours". @param {number} seconds */
 export function sayIn(seconds) {
-  const [unit, size] = seconds < 5400 ? ["minute", 60] : seconds < 86_400 ? ["hour", 3600] : ["day", 86_400];
+  const [unit, size] = seconds < 3600 ? ["minute", 60] : seconds < 86_400 ? ["hour", 3600] : ["day", 86_400];
   const count = Math.round(seconds / size);
   if (count === 0) return "at once";
   return count === 1 ? `in ${unit === "hour" ? "an" : "a"} ${unit}` : `in ${count} ${unit}s`;

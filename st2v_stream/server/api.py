@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import sys
 import time
@@ -277,7 +278,7 @@ class Api:
         if query.variant == "thumbnail":
             return await self._thumbnail(request, video_id, 0)
         if query.variant == "spritesheet":
-            raise NotImplementedYet("sprite sheets come later: variant=thumbnail or thumbnails/{index}.jpg")
+            return await self._spritesheet(request, video_id)
         film = await read_film(self.director, video_id, query.rendition)
         return await movie_response(request, film, self.movies)
 
@@ -339,6 +340,19 @@ class Api:
             return Response(status_code=304, headers=headers)
         jpeg = await self.director.thumbnail(video_id, index)
         return Response(jpeg, media_type="image/jpeg", headers=headers)
+
+    async def _spritesheet(self, request: Request, video_id: str) -> Response:
+        snapshot = await self.director.snapshot(video_id)
+        hashes = [entry.segment.hash for entry in snapshot.entries if entry.segment is not None]
+        etag = f'"{hashlib.sha256("".join(hashes).encode()).hexdigest()}"'
+        headers = {
+            "ETag": etag,
+            "Cache-Control": REVALIDATE,
+            "Content-Disposition": content_disposition(f"{video_id} sheet", "jpg"),
+        }
+        if hashes and is_current(request, etag):
+            return Response(status_code=304, headers=headers)
+        return Response(await self.director.spritesheet(video_id), media_type="image/jpeg", headers=headers)
 
     async def watch_video(self, websocket: WebSocket) -> None:
         """WS /v1/videos/{id}/watch."""

@@ -219,7 +219,28 @@ def _each(connection: sqlite3.Connection, sql: str, text: str) -> Iterator[Findi
         yield Finding("damage", row["video_id"], text.format(**dict(row)))
 
 
-_OF_ROWS: tuple[Callable[[sqlite3.Connection], Iterator[Finding]], ...] = (_check_chunks, _check_log, _check_sizes)
+def _check_enhancement(connection: sqlite3.Connection) -> Iterator[Finding]:
+    """What films say of their sharp chunks is so, and every carry names its parts."""
+    yield from _each(
+        connection,
+        f"""SELECT id AS video_id, enhanced_frames AS said, enhanced_prefix AS prefix,
+              (SELECT coalesce(sum(frames), 0) FROM chunk WHERE video_id = id AND {_IS_SHARP}) AS counted,
+              (SELECT coalesce(min(idx), chunks) FROM chunk WHERE video_id = id AND NOT {_IS_SHARP}) AS reached
+            FROM video WHERE said != counted OR prefix != reached""",
+        "says {said} sharp frames and {prefix} sharp chunks from its beginning, has {counted} and {reached}",
+    )
+    for row in connection.execute("SELECT video_id, idx, carry FROM enhancement WHERE carry IS NOT NULL").fetchall():
+        sql = f"SELECT sha256 FROM part WHERE video_id = ? AND idx = ? AND NOT {OF_MEMORY} ORDER BY sha256"
+        parts = [part["sha256"] for part in connection.execute(sql, (row["video_id"], row["idx"]))]
+        if parts != sorted(parts_of(row["carry"])):
+            yield Finding("damage", row["video_id"], f"what is begun of the sharp film at chunk {row['idx']} lacks parts")
+
+
+_IS_SHARP = "EXISTS (SELECT 1 FROM segment WHERE video_id = id AND segment.idx = chunk.idx AND rendition = 'enhanced')"
+
+_OF_ROWS: tuple[Callable[[sqlite3.Connection], Iterator[Finding]], ...] = (
+    *(_check_chunks, _check_log, _check_sizes, _check_enhancement),
+)
 
 
 def _check_memories(connection: sqlite3.Connection, files: BlobFiles, whole: dict[str, bool]) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stage",
         choices=("all", *STAGES),
         default="all",
-        help="what to train (default: all of the model, in order; the judge only if asked)",
+        help="what to train (default: all of the model, in order; judge and enhancer only if asked)",
     )
     parser.add_argument("--budget", type=seconds, default=seconds("25m"), help="wall-clock time, for instance 90s, 25m, 2h")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")

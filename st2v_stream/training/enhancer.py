@@ -110,17 +110,23 @@ class EnhancerStage:
     def _draw_item(self, rng: np.random.Generator, *, is_whole: bool) -> tuple[Frames, Frames]:
         """Before a film's first frame, as when sharpening begins, that frame stands still."""
         r, scale = self.recipe, self.network.config.scale
-        number = int(rng.integers(len(self.pool)))
+        kind = rng.random()
+        number = self._draw_number(rng, is_decoded=kind < r.clean_items + r.decoded_items)
         window, last = self.pool.windows[number], int(rng.integers(1, self.pool.previews.shape[1]))
         seen = [max(0, t) for t in range(last - self.network.config.frames, last + 1)]
         numbers = [window.start + t for t in seen]
-        is_clean, truth = rng.random() < r.clean_share, window.truth(numbers[-2:])
-        previews = shrunk(window.truth(numbers)) if is_clean else self.pool.previews[number, seen].numpy()
+        truth = window.truth(numbers[-2:])
+        previews = shrunk(window.truth(numbers)) if kind < r.clean_items else self.pool.previews[number, seen].numpy()
         previews = _degraded(previews, r, rng)
         if not is_whole:
             x, y = _piece_place(storybook.position(window.spec, window.start + last), r, rng)
             previews, truth = _piece(previews, x, y, r.piece_side), _piece(truth, scale * x, scale * y, scale * r.piece_side)
         return self._varied(previews, truth, rng)
+
+    def _draw_number(self, rng: np.random.Generator, *, is_decoded: bool) -> int:
+        """A window of that kind; any, where the pool has none."""
+        numbers = [number for number, kind in enumerate(self.pool.is_decoded) if kind == is_decoded]
+        return int(rng.choice(numbers or len(self.pool)))
 
     def _varied(self, previews: Frames, truth: Frames, rng: np.random.Generator) -> tuple[Frames, Frames]:
         """Both in other colours, both mirrored: what is learned is drawing, not thirty pictures."""

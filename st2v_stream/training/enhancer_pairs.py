@@ -106,10 +106,11 @@ class PreviewModel:
 
 @dataclass
 class PairPool:
-    """Windows and, of each, the preview (N, 16, 64, 64, 3) uint8. Films are kept as numbers, from which they are drawn."""
+    """Windows and, of each, the preview (N, 16, 64, 64, 3) uint8, decoded only or predicted. Films are kept as numbers."""
 
     windows: list[Window]
     previews: Tensor
+    is_decoded: list[bool]
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -119,7 +120,7 @@ class PairPool:
         """Windows 0 .. count - 1 of that purpose. About a second each on one core."""
         windows = [draw_window(seed, purpose, number, split, recipe.last_frame) for number in range(count)]
         previews = [_preview(model, window, recipe, seed, purpose, number) for number, window in enumerate(windows)]
-        return cls(windows, torch.from_numpy(np.stack(previews)))
+        return cls(windows, torch.from_numpy(np.stack(previews)), _are_decoded(recipe, seed, purpose, count))
 
     @classmethod
     def kept(cls, path: Path, model: PreviewModel, recipe: EnhancerRecipe, **which: object) -> PairPool:
@@ -128,7 +129,7 @@ class PairPool:
             previews = torch.load(path, weights_only=True)
             drawn = which["seed"], which["purpose"], which["split"]
             windows = [draw_window(drawn[0], drawn[1], i, drawn[2], recipe.last_frame) for i in range(len(previews))]
-            return cls(windows, previews)
+            return cls(windows, previews, _are_decoded(recipe, drawn[0], drawn[1], len(previews)))
         pool = cls.made(model, recipe, **which)
         path.parent.mkdir(parents=True, exist_ok=True)
         half = path.with_suffix(".half")
@@ -137,13 +138,26 @@ class PairPool:
         return pool
 
 
+def _are_decoded(recipe: EnhancerRecipe, seed: int, purpose: str, count: int) -> list[bool]:
+    return [_kind(_preview_rng(seed, purpose, number)) < recipe.decoded_share for number in range(count)]
+
+
+def _preview_rng(seed: int, purpose: str, number: int) -> torch.Generator:
+    return randomness.torch_rng(seed, f"{purpose} preview", number)
+
+
+def _kind(rng: torch.Generator) -> float:
+    """In 0..1: below `decoded_share` decoded, and the larger the noisier; else predicted."""
+    return torch.rand((), generator=rng).item()
+
+
 def _preview(model: PreviewModel, window: Window, recipe: EnhancerRecipe, seed: int, purpose: str, number: int) -> Frames:
-    rng = randomness.torch_rng(seed, f"{purpose} preview", number)
+    rng = _preview_rng(seed, purpose, number)
 
     def noise(like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=rng)
 
-    kind = torch.rand((), generator=rng).item()
+    kind = _kind(rng)
     if kind < recipe.decoded_share:
         return model.decoded(window, recipe.latent_noise * kind / recipe.decoded_share, noise)
     return model.predicted(window, LAST_STEPS[number % len(LAST_STEPS)], noise)

@@ -137,13 +137,14 @@ class DistilRecipe:
 class EnhancerRecipe:
     """The small enhancer, on previews of the finished model; not one of the model's own stages."""
 
-    learning_rate: LearningRate = LearningRate(peak=6e-3, decay_share=0.7)
+    learning_rate: LearningRate = LearningRate(peak=4e-3, decay_share=0.65)
     windows: int = 480  # whose previews are kept; 16 frames each
     validation_windows: int = 12
     last_frame: int = 1200
     decoded_share: float = 0.25  # of the windows are decoded from noisy latents; the others are the model's last step
     latent_noise: float = 0.3  # upper end of that noise's deviation
-    clean_share: float = 0.1  # of the items in a batch show the render itself, small
+    clean_items: float = 0.25  # of the items in a batch show the render itself, shrunk
+    decoded_items: float = 0.4  # and of them show a window of the decoded kind
     blur_share: float = 0.25  # of the items are blurred besides
     blur_pixels: float = 0.8  # upper end of the deviation, in pixels of the preview
     noise_share: float = 0.25  # of the items get noise besides
@@ -151,8 +152,8 @@ class EnhancerRecipe:
     permute_colours: float = 0.3
     mirror: float = 0.5
     whole_share: float = 0.15  # of the batches are whole pictures, the others pieces: most of a picture is background
-    batch: int = 4  # whole pictures, each in two neighbouring frames
-    piece_batch: int = 16
+    batch: int = 2  # whole pictures, each in two neighbouring frames
+    piece_batch: int = 6
     piece_side: int = 32  # pixels of the preview
     subject_share: float = 0.75  # of the pieces lie about the subject
     clip_norm: float = 1.0
@@ -228,5 +229,5 @@ class Recipe:
             decoder=dataclasses.replace(self.decoder, films=64),
             distil=dataclasses.replace(self.distil, batch=32, image_batch=256, chains=64),
             pool=dataclasses.replace(self.pool, films=10_000),
-            enhancer=dataclasses.replace(self.enhancer, batch=32, piece_batch=128),
+            enhancer=dataclasses.replace(self.enhancer, batch=16, piece_batch=64),
         )

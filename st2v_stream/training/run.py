@@ -1,7 +1,7 @@
 """The whole training, stage after stage, each resumable.
 
 OUT/<stage>/ holds checkpoint.pt, log.jsonl, losses.png and pictures.png; OUT/export the model folder, written anew after each
-of the stages cam-apm, decoder and distil.
+of the stages cam-apm, decoder and distil. Judge and enhancer have an export/ of their own in their folder.
 """
 
 from __future__ import annotations

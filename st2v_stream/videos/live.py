@@ -339,6 +339,20 @@ class Live:
         init, data = await self.read_blob(segment.init), await self.read_blob(segment.hash)
         return await asyncio.get_running_loop().run_in_executor(self._thumbnailer, _first_frame_jpeg, init, data)
 
+    async def spritesheet(self, video_id: str) -> bytes:
+        """A JPEG with the first frames of up to 100 chunks, evenly spread. Raises `NotFound`, also for a film without any."""
+        from st2v_stream.media.thumbnail import sprite_jpeg, tile_indexes
+
+        loop, tiles = asyncio.get_running_loop(), []
+        for index in tile_indexes((await self._store.view(video_id)).chunks):
+            if (segment := await self._store.segment(video_id, index)) is None:  # a reset came in between
+                break
+            init, data = await self.read_blob(segment.init), await self.read_blob(segment.hash)
+            tiles.append(await loop.run_in_executor(self._thumbnailer, _first_frame_tile, init, data))
+        if not tiles:
+            raise NotFound("no such chunk", expected="a film with a chunk or more", received=video_id)
+        return await loop.run_in_executor(self._thumbnailer, sprite_jpeg, tiles)
+
     async def manifest(self, video_id: str) -> Mapping[str, Any]:
         """How every chunk of it was made. Raises `NotFound`."""
         store, view = self._store, await self._store.view(video_id)
@@ -628,6 +642,13 @@ def _first_frame_jpeg(init: bytes, segment: bytes) -> bytes:
     from st2v_stream.media.thumbnail import thumbnail_jpeg
 
     return thumbnail_jpeg(decode_frames(init, [segment])[0])
+
+
+def _first_frame_tile(init: bytes, segment: bytes) -> Any:
+    from st2v_stream.media.decode import decode_frames
+    from st2v_stream.media.thumbnail import tile
+
+    return tile(decode_frames(init, [segment])[0])
 
 
 def _last_frame(init: bytes, segment: bytes) -> Frames:

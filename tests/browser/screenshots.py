@@ -104,6 +104,57 @@ def _direct(watched: Watched) -> None:
     page.click("#sharing-close")
 
 
+def _side_by_side(watched: Watched) -> None:
+    """The branch and what it comes from, a little after they part; dark and light, and on a phone."""
+    page = watched.page
+    page.click("#films .beside >> nth=0")
+    watched.until("document.getElementById('compare-common').textContent !== ''", timeout_s=60)
+    page.click("#compare-fork")
+    page.wait_for_timeout(1500)
+    page.click("#compare-play")
+    page.wait_for_timeout(800)
+    save(page, "compare")
+    page.set_viewport_size(PHONE)
+    page.wait_for_timeout(400)
+    save(page, "phone-compare")
+    page.set_viewport_size(DESK)
+    page.locator(".seat[data-which=left] .open").click()
+    watched.until("document.body.dataset.view === 'film'")
+
+
+def _library(watched: Watched) -> None:
+    """The list with its branches, the tree of the film on the stage, and a deleted film that can be had back."""
+    page = watched.page
+    item = page.locator("#films > ul > li", has_text="yellow ball")
+    item.hover()
+    item.locator(".delete").click()
+    watched.until("!document.getElementById('deleted').hidden")
+    page.click("#note .icon")
+    page.click("#deleted-toggle")
+    page.locator("#deleted").scroll_into_view_if_needed()
+    page.mouse.move(300, 400)
+    page.wait_for_timeout(800)
+    save(page, "library")
+    page.locator("#deleted li button").click()
+    watched.until("document.getElementById('deleted').hidden")
+    page.click("#note .icon")
+
+
+def _written_down(watched: Watched) -> None:
+    """The film's screenplay, dropped on the page again."""
+    page = watched.page
+    with tempfile.TemporaryDirectory() as folder, page.expect_download() as download:
+        page.click("#share")
+        page.click("#save-screenplay")
+        file = Path(folder) / "film.json"
+        download.value.save_as(file)
+        page.click("#sharing-close")
+        page.set_input_files("#screenplay-file", file)
+        page.wait_for_timeout(500)
+        save(page, "screenplay")
+    page.click("#screenplay-cancel")
+
+
 def _stop(watched: Watched) -> None:
     watched.page.click("#stop")
     watched.until_text("#stop", "Continue", timeout_s=60)
@@ -131,6 +182,9 @@ def _take(playwright: Any, served: Served) -> None:
     save(desk.page, "stopped")
     _continue(desk, 10)
     _direct(desk)
+    _side_by_side(desk)
+    _library(desk)
+    _written_down(desk)
     phone = _open(playwright, served, viewport=PHONE, color_scheme="dark", device_scale_factor=1.5, has_touch=True)
     save(phone.page, "phone-empty")
     _make(phone, "an orange cat bounces over the snow field", 5, "60")

@@ -24,6 +24,7 @@ from st2v_stream.checkpoints.models import known_models
 from st2v_stream.chunk import Chunk, Frames, Memory
 from st2v_stream.config import Config
 from st2v_stream.direction import Direction
+from st2v_stream.enhancers.choice import equipped
 from st2v_stream.enhancers.lanczos import Lanczos
 from st2v_stream.generators.testcard import TestCard
 from st2v_stream.types import EnhancedChunk, ModelEntry, OnStep
@@ -59,7 +60,8 @@ class Unhurried(Lanczos):
 def _make(name: str) -> ModelEntry:
     """testcard makes 1.4 s of film per second, quick as fast as it can, slow 0.4 s per second, frail fails once.
 
-    The films of sharpened are made as fast as it can, and made sharp at twice their size.
+    The films of sharpened are made as fast as it can, and made sharp at twice their size. NAME+enhancer is a known model
+    with the enhancer it brings, or else the baseline.
     """
     if name == "testcard":
         return _entry(TestCard(steps=STEPS, seconds_per_step=0.07))
@@ -76,7 +78,16 @@ def _make(name: str) -> ModelEntry:
         from tests.browser.drawn import Drawn
 
         return _entry(Drawn(seconds_per_step=0.08))
-    return known_models(device="cpu")[name]
+    known, _, with_enhancer = name.partition("+")
+    entry = known_models(device="cpu")[known]
+    if not with_enhancer:
+        return entry
+    own = equipped(entry, "auto", "cpu")
+    return own if own.load_enhancer is not None else equipped(entry, "lanczos", "cpu")
+
+
+def _model(name: str) -> str:
+    return name.partition("+")[0]
 
 
 def _entry(maker: TestCard) -> ModelEntry:
@@ -105,7 +116,7 @@ class Served:
     def start(self) -> None:
         arguments = [sys.executable, "-m", "tests.browser.served", str(self.port), str(self._data_dir), *self._models]
         self._process = subprocess.Popen(arguments, env={**os.environ, "PYTHONWARNINGS": "default"})
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not self._is_ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("the server did not start")
@@ -143,8 +154,8 @@ class Served:
 def _main(port: str, data_dir: str, *names: str) -> None:
     from st2v_stream.server.app import serve
 
-    config = Config(port=int(port), data_dir=Path(data_dir), model=names[0], token=TOKEN)
-    asyncio.run(serve(config, {name: _make(name) for name in names}))
+    config = Config(port=int(port), data_dir=Path(data_dir), model=_model(names[0]), token=TOKEN)
+    asyncio.run(serve(config, {_model(name): _make(name) for name in names}))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import ViewportSize
 
 from tests.browser.conftest import OpenPage
 from tests.browser.served import Served
@@ -19,8 +20,8 @@ _RUN = """() => axe.run(document, { resultTypes: ["violations"] }).then(({ viola
   ({ id, impact, nodes }) => nodes.map(({ target, failureSummary }) => `${impact} ${id}: ${target}: ${failureSummary}`)
 ))"""
 
-PHONE = {"width": 360, "height": 740}
-DESK = {"width": 1280, "height": 800}
+PHONE: ViewportSize = {"width": 360, "height": 740}
+DESK: ViewportSize = {"width": 1280, "height": 800}
 
 
 def violations(watched: Watched) -> list[str]:

@@ -44,7 +44,7 @@ def test_a_branch_and_its_parent_play_as_one_while_the_branch_grows(open_page: O
     watched.until(f"location.hash === '#/compare/{parent}/{branch}'")
     watched.until_text("#compare", "the same up to 0:06")
     watched.until("Number(document.getElementById('rail').ariaValueNow) > 4.5")  # from a little before they part
-    apart = []
+    apart: list[int] = []
     while len(apart) < 20:
         left, right = numbers(watched)
         apart.append(abs(left - right))

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from delivery.webrtc_viewers import LOOPBACK, Filmed
-from playwright.sync_api import BrowserContext, Page
+from delivery.webrtc_viewers import LOOPBACK, Filmed, only
+from playwright.sync_api import BrowserContext, Page, Route
 from server.running import TOKEN, Running, running
 
 from st2v_stream.types import StreamSpec
@@ -222,3 +222,51 @@ def test_a_lost_picture_comes_back(stage: Stage, page: Page) -> None:
     stage.do(lambda: stage.director.segment(video, 4))
     until(page, lambda: numbers(page)[-1:] == [47])
     print(f"after losing half of {sent[0]} packets: {numbers(page)}")
+
+
+READ_LIVE = """() => {
+  const context = new OffscreenCanvas(256, 192).getContext("2d", { willReadFrequently: true });
+  context.drawImage(document.getElementById("live-video"), 0, 0, 256, 192);
+  const row = context.getImageData(0, 14, 256, 1).data;
+  let number = 0;
+  for (let cell = 0; cell < 16; cell += 1) number = number * 2 + (row[4 * (16 * cell + 8)] > 127 ? 1 : 0);
+  return number;
+}"""
+
+
+def wait(page: Page, expression: str, expected: object = True, timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while (said := page.evaluate(expression)) != expected:
+        assert time.monotonic() < deadline, f"{expression}: expected {expected}, received {said}"
+        page.wait_for_timeout(50)
+
+
+def test_the_page_goes_on_with_the_film_without_h264_and_has_low_latency_with_it(stage: Stage, page: Page) -> None:
+    video = stage.do(lambda: stage.director.add(4, spec=SPEC, num_frames=None))
+    page.goto(f"{stage.server.url}/#token={TOKEN}&/video/{video}")
+    wait(page, "document.getElementById('low-latency').hidden", False)
+
+    def without_h264(route: Route) -> None:
+        """As a browser asks that decodes no H.264 by WebRTC; the answer is the server's own."""
+        offer = route.request.post_data
+        route.continue_(post_data=only(offer, "VP8") if offer else None)
+
+    page.route("**/whep", without_h264)
+    page.click("#low-latency")
+    wait(page, "document.getElementById('toast').hidden", False)
+    words = page.inner_text("#toast")
+    assert "Low latency is not to be had" in words
+    assert "VP8" in words, "what the server said to the offer (415)"
+    assert page.evaluate("document.getElementById('live-video').hidden")
+    played = page.evaluate("document.getElementById('video').currentTime")
+    stage.do(lambda: stage.director.segment(video, 4))
+    wait(page, f"document.getElementById('video').currentTime > {played} + 0.3")
+    page.unroute("**/whep")
+    page.click("#low-latency")
+    wait(page, "document.body.dataset.live", "webrtc")
+    stage.do(lambda: stage.director.segment(video, 5))
+    wait(page, READ_LIVE, 55)
+    assert page.evaluate("document.getElementById('video').paused"), "one picture, one decoder"
+    page.click("#low-latency")
+    wait(page, "document.getElementById('live-video').hidden")
+    wait(page, "document.getElementById('video').paused", False)

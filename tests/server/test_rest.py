@@ -229,7 +229,12 @@ def test_thumbnails(client: TestClient, director: Standin, monkeypatch: pytest.M
     assert client.get(url + "content?variant=thumbnail").content == b"\xff\xd8 jpeg of v000/0"
     assert client.get(url + "thumbnails/2.jpg").status_code == 404
     assert client.get(url + "thumbnails/-1.jpg").status_code == 404
-    assert client.get(url + "content?variant=spritesheet").status_code == 501
+    sheet = client.get(url + "content?variant=spritesheet")
+    assert (sheet.content, sheet.headers["content-type"]) == (b"\xff\xd8 sheet of 2 chunks", "image/jpeg")
+    same = {"If-None-Match": sheet.headers["etag"]}
+    assert client.get(url + "content?variant=spritesheet", headers=same).status_code == 304
+    director.segment("v000", 2)
+    assert client.get(url + "content?variant=spritesheet", headers=same).status_code == 200
     assert client.get(url + "content?variant=film").json()["error"]["param"] == "variant"
 
 

@@ -22,6 +22,7 @@ import av
 import httpx
 import pytest
 from openai import NotFoundError, OpenAI
+from PIL import Image
 
 from server.running import BEARER, TOKEN, Running, in_loop, running, viewer
 from server.standin import Standin
@@ -76,6 +77,8 @@ def use_openai(url: str) -> None:
         assert [listed.id for listed in client.videos.list(limit=1)] == [second.id, video.id]
         assert frame_numbers(client.videos.download_content(video.id).read()) == list(range(32))
         assert client.videos.download_content(video.id, variant="thumbnail").read().startswith(b"\xff\xd8")
+        sheet = Image.open(io.BytesIO(client.videos.download_content(video.id, variant="spritesheet").read()))
+        assert (sheet.format, sheet.size) == ("JPEG", (3 * 160, 120)), "three chunks of 256x192"
         assert [model.id for model in client.models.list()] == ["testcard"]
         assert client.videos.delete(video.id).deleted
         with pytest.raises(NotFoundError) as gone:

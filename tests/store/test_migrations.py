@@ -42,7 +42,7 @@ def written_by(version: int, data_dir: Path) -> Path:
     return data_dir
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_an_older_data_directory_is_brought_up_to_date(tmp_path: Path, version: int) -> None:
     data_dir = written_by(version, tmp_path / "data")
     files = blob_files(data_dir)
@@ -80,7 +80,7 @@ def check_of_rows(data_dir: Path) -> dict[str, int]:
     return counts
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_it_is_checked_without_being_changed(tmp_path: Path, version: int) -> None:
     data_dir = written_by(version, tmp_path / "data")
     report = check(data_dir)

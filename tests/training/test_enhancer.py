@@ -31,7 +31,8 @@ def model() -> PreviewModel:
 def shrunk_pool() -> PairPool:
     """Previews that are the films themselves, small: what a network of this size can learn something from at once."""
     windows = [draw_window(0, "test", number, "train", 1200) for number in range(2)]
-    return PairPool(windows, torch.from_numpy(np.stack([shrunk(window.truth(window.numbers)) for window in windows])))
+    previews = np.stack([shrunk(window.truth(window.numbers)) for window in windows])
+    return PairPool(windows, torch.from_numpy(previews), [True, False])
 
 
 def stage(recipe: EnhancerRecipe = TINY) -> EnhancerStage:
@@ -50,7 +51,7 @@ def test_previews_are_kept_and_films_drawn_again(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_it_learns_to_be_better_than_bicubic() -> None:
-    recipe = dataclasses.replace(TINY, permute_colours=0.0, clean_share=1.0, blur_share=0.0, noise_share=0.0)
+    recipe = dataclasses.replace(TINY, permute_colours=0.0, clean_items=1.0, blur_share=0.0, noise_share=0.0)
     learning = stage(recipe)
     for step in range(60):
         learning.train_step(step, 3e-3)

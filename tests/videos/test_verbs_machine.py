@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import random
 import tempfile
+from collections.abc import Callable
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from st2v_stream.direction import Cue, Timeline
-from st2v_stream.errors import Conflict, InvalidRequest, NotFound
+from st2v_stream.errors import Conflict, InvalidRequest, NotFound, StoreError
 from st2v_stream.generators.testcard import TestCard
 from st2v_stream.types import AddCue, BranchVideo, Changes, CreateVideo, LogEntry
 from st2v_stream.videos.live import Live
@@ -125,6 +127,19 @@ class Machine:
         assert added.cue.index >= max(there, index or 0)
         self.films[video_id] = Timeline(self.films[video_id].first, (*self.films[video_id].cues, added.cue))
 
+    async def take_back(self) -> None:
+        video_id = self.some()
+        cues = await self.live.cues(video_id)
+        assert [cue for _, cue in cues] == list(self.films[video_id].cues)
+        if not cues:
+            return
+        place = self.choices.randrange(len(cues))
+        with suppress(Conflict):  # its chunk is begun
+            told = await self.live.take_back_cue(video_id, cues[place][0])
+            assert told.index >= (await self.live.get(video_id)).chunks
+            left = (*self.films[video_id].cues[:place], *self.films[video_id].cues[place + 1 :])
+            self.films[video_id] = Timeline(self.films[video_id].first, left)
+
     async def stop(self) -> None:
         with suppress(Conflict):
             await self.live.stop(self.some())
@@ -141,6 +156,33 @@ class Machine:
         with suppress(InvalidRequest):  # nothing would be left to make
             branch = await self.live.branch(video_id, BranchVideo(fork, asked, num_frames=16 + 8 * self.choices.randrange(12)))
             self.films[branch.id] = self.films[video_id].turned(Cue(fork, said))
+
+    async def remix(self) -> None:
+        await self.branch_at(lambda chunks: min(1, chunks))
+
+    async def extend(self) -> None:
+        await self.branch_at(lambda chunks: chunks)
+
+    async def branch_at(self, fork_of: Callable[[int], int]) -> None:
+        """As the doors say it: a branch with another prompt (server/directing.py)."""
+        video_id, view = (parent := self.some()), await self.live.get(parent)
+        fork, prompt = fork_of(view.chunks), self.choices.choice("abc")
+        with suppress(InvalidRequest):  # the film is as long as it can be
+            length = view.spec.start_of(max(fork + 1, min(MOST_CHUNKS, fork + 3)))
+            made = await self.live.branch(video_id, BranchVideo(fork, Changes(prompt), num_frames=length))
+            self.films[made.id] = self.films[video_id].turned(Cue(fork, {"prompts": ((prompt, 1.0),)}))
+            assert made.prompt == prompt
+
+    async def carry(self) -> None:
+        """Out as one file and in again: a film of its own that is stopped, or whole, whatever the other does."""
+        video_id = self.some()
+        view = await self.live.import_bundle(self.live.bundle(video_id))
+        self.films[view.id] = self.films[video_id]
+        assert view.state not in ACTIVE
+
+    async def rename(self) -> None:
+        title = self.choices.choice("xyz")
+        assert (await self.live.edit(self.some(), title=title)).title == title
 
     async def redo(self) -> None:
         video_id = self.some()
@@ -170,6 +212,22 @@ class Machine:
         task = asyncio.create_task(watcher.watch(self.live))
         self.watchers.append((watcher, task))
         await watcher.reaches(1)
+
+    async def part(self) -> None:
+        """Somebody leaves, and nobody notices."""
+        if self.watchers:
+            _, task = self.watchers.pop(self.choices.randrange(len(self.watchers)))
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def crash(self) -> None:
+        """From one moment on nothing reaches the disk any more; the next process finds what was acknowledged."""
+        for _, task in self.watchers:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in self.watchers), return_exceptions=True)
+        self.live._store._database.run = killed  # type: ignore[method-assign]
+        await self.stack.aclose()
+        await self.start()
 
     async def wait(self) -> None:
         await asyncio.sleep(0.03 * self.choices.random())
@@ -207,7 +265,15 @@ class Machine:
         assert sum(path.stat().st_size for path in files) == self.live.system()["size_bytes"]
 
 
-VERBS = ("create", "cue", "stop", "continue_", "branch", "redo", "delete", "undelete", "join", "wait", "restart")
+async def killed(*_: object) -> NoReturn:
+    """What the store's thread says in a process that is no more."""
+    raise StoreError("the process is gone")
+
+
+VERBS = (
+    *("create", "cue", "take_back", "stop", "continue_", "branch", "remix", "extend", "redo", "rename", "delete", "undelete"),
+    *("carry", "join", "part", "wait", "restart", "crash"),
+)
 
 
 async def play(script: list[str], seed: int) -> None:
@@ -217,7 +283,7 @@ async def play(script: list[str], seed: int) -> None:
         try:
             await machine.create()
             for name in script:
-                if machine.films or name in ("create", "undelete", "restart", "wait"):
+                if machine.films or name in ("create", "undelete", "restart", "crash", "part", "wait"):
                     await getattr(machine, name)()
             await machine.check()
         finally:
@@ -225,12 +291,13 @@ async def play(script: list[str], seed: int) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.sampled_from(sorted(VERBS)), min_size=6, max_size=24), st.integers(0, 2**16))
 def test_any_order_of_the_verbs(script: list[str], seed: int) -> None:
     asyncio.run(play(script, seed))
 
 
 def test_every_verb_once() -> None:
-    script = "wait cue join branch wait redo cue restart wait stop continue_ delete undelete continue_ branch wait redo join"
-    asyncio.run(play(script.split(), 3))
+    script = "wait cue join branch take_back wait redo cue crash wait remix stop join continue_ carry delete undelete rename"
+    asyncio.run(play([*script.split(), "extend", "cue", "restart", "part", "branch", "wait", "redo", "join"], 3))
+    assert {*script.split(), "extend", "restart", "part"} | {"create"} == set(VERBS)

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { leaves, readPages } from "../../web/library.js";
+import { leaves, readPages, posterOf } from "../../web/library.js";
 
 /** Two films a page. */
 function serverWith(ids) {
@@ -31,4 +31,8 @@ test("a search is asked of every page", async () => {
 
 test("the pictures that stand for a film are spread over all of it", () => {
   assert.deepEqual([leaves(3, 8), leaves(16, 4), leaves(0)], [[0, 1, 2], [0, 4, 8, 12], []]);
+});
+
+test("a branch is shown by its first own picture, as soon as there is one", () => {
+  assert.deepEqual([[null, 9], [5, 9], [5, 5], [5, 0]].map(([fork_index, chunks]) => posterOf({ fork_index, chunks })), [0, 5, 4, 0]);
 });

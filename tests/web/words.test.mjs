@@ -41,5 +41,5 @@ test("when the first picture will be there, once the pace is known", () => {
 });
 
 test("how long until", () => {
-  assert.deepEqual([0, 60, 600, 3600, 21_600, 86_400, 604_800].map(sayIn), ["at once", "in a minute", "in 10 minutes", "in 60 minutes", "in 6 hours", "in a day", "in 7 days"]);
+  assert.deepEqual([0, 60, 600, 3600, 21_600, 86_400, 604_800].map(sayIn), ["at once", "in a minute", "in 10 minutes", "in an hour", "in 6 hours", "in a day", "in 7 days"]);
 });
