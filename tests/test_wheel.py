@@ -29,7 +29,9 @@ def test_wheel_holds_page_and_built_in_model(wheel: Path) -> None:
     assert "st2v_stream/web/index.html" in names
     assert "st2v_stream/checkpoints/storybook/card.json" in names
     assert any(name.endswith("licenses/NOTICE") for name in names)
-    assert any(name.startswith("st2v_stream/checkpoints/storybook/unet/") and name.endswith(".safetensors") for name in names)
+    for part in ("unet", "enhancer/unet"):
+        folder = f"st2v_stream/checkpoints/storybook/{part}/"
+        assert any(name.startswith(folder) and name.endswith(".safetensors") for name in names), part
     assert not any(name.startswith(("tests/", "bench/", "docs/")) for name in names)
     assert not any(name.endswith((".ckpt", ".pt", ".pth", ".pkl")) for name in names), "pickles never ship"
 

@@ -135,8 +135,10 @@ export class Library {
     setText(from, sayParent(video, parent));
     const beside = /** @type {HTMLAnchorElement} */ (inside(item, ".beside"));
     beside.hidden = !parent;
-    if (parent) beside.href = besideAddress(video, parent);
-    beside.setAttribute("aria-label", `compare side by side with ${parent?.title || parent?.prompt}`);
+    if (parent) {
+      beside.href = besideAddress(video, parent);
+      beside.setAttribute("aria-label", `compare side by side with ${parent.title || parent.prompt}`);
+    }
     item.dataset.state = video.state;
     for (const [name, act] of [["rename", "Rename"], ["delete", "Delete"]]) {
       inside(item, `.${name}`).setAttribute("aria-label", `${act} ${video.title || video.prompt}`);

@@ -72,7 +72,8 @@ export function sayFrontier({ fps, frames, prefixFrames, enhancedFrames, growing
   if (frames > 0 && prefixFrames >= frames) return growing ? `enhanced up to ${duration(prefixFrames / fps)} · nothing behind` : "all of it is enhanced";
   const elsewhere = Math.max(0, enhancedFrames - prefixFrames) / fps;
   if (prefixFrames === 0) return elsewhere > 0 ? `${Math.round(elsewhere)} s of it enhanced` : "not enhanced yet";
-  return `enhanced up to ${duration(prefixFrames / fps)} · ${Math.round((frames - prefixFrames) / fps)} s behind`;
+  const rest = growing ? ` · ${Math.round((frames - prefixFrames) / fps)} s behind` : ` of ${duration(frames / fps)}`;
+  return `enhanced up to ${duration(prefixFrames / fps)}${rest}`;
 }
 
 /**

@@ -45,6 +45,11 @@ DEGRADED = ("decoded", "decoded, blurred, noisy")
 
 EDGE_GAIN_DB, WHOLE_GAIN_DB, FLICKER_RATIO = 2.0, 0.0, 1.0
 PURPOSE = "enhancer evaluation"
+MEASURED = slice(4, 12)
+"""Frames of a window of 16 that are compared: they have neighbours."""
+
+WIDTHS_EVERY = 4
+"""Edges are measured in every so-manieth frame."""
 
 
 @dataclass
@@ -56,13 +61,13 @@ class Tally:
     changes: list[tuple[float, int]] = field(default_factory=list)
     widths: list[NDArray[np.float64]] = field(default_factory=list)
 
-    def add(self, made: Frames, truth: Frames) -> None:
-        """A film and what it should be."""
-        error, mask = squared_error(made, truth), near_edges(truth)
+    def add(self, made: Frames, truth: Frames, mask: NDArray[np.bool_]) -> None:
+        """A film, what it should be, and where that has edges."""
+        error = squared_error(made, truth)
         self.errors.append((float(error.sum()), error.size))
         self.edge_errors.append((float(error[mask].sum()), int(mask.sum())))
         self.changes.append(flicker(made, truth))
-        self.widths.append(edge_widths(made))
+        self.widths.append(edge_widths(made[::WIDTHS_EVERY]))
 
     def scores(self) -> dict[str, float]:
         """PSNR in dB, flicker of 255, edges in pixels."""
@@ -121,10 +126,12 @@ def on_renders(enhancer: Enhancer, model: PreviewModel, films: int) -> dict[str,
     tallies: dict[str, dict[str, Tally]] = {}
     for number in range(films):
         window = draw_window(0, PURPOSE, number, ("held_out", "any")[number % 2], last_frame=1200)
-        truth = window.truth(window.numbers)
+        truth = window.truth(window.numbers[MEASURED])
+        mask = near_edges(truth)
         for kind, preview in degraded(model, window, number).items():
             for name, way in ways(enhancer).items():
-                tallies.setdefault(kind, {}).setdefault(name, Tally()).add(way(preview), truth)
+                tally = tallies.setdefault(kind, {}).setdefault(name, Tally())
+                tally.add(way(preview[: MEASURED.stop])[MEASURED], truth, mask)
     return {kind: {name: tally.scores() for name, tally in by_way.items()} for kind, by_way in tallies.items()}
 
 
@@ -149,7 +156,7 @@ def on_films(enhancer: Enhancer, films: Sequence[Frames], real: Sequence[Frames]
 
 
 def _edge_width(films: Sequence[Frames]) -> float:
-    return float(np.median(np.concatenate([edge_widths(film) for film in films])))
+    return float(np.median(np.concatenate([edge_widths(film[::WIDTHS_EVERY]) for film in films])))
 
 
 def frames_per_s(enhancer: Enhancer, preview: Frames) -> float:
@@ -167,7 +174,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is measured, and on how much."""
     parser.add_argument("--enhancer", default="storybook", help="a name or a folder (storybook)")
     parser.add_argument("--model", default="storybook", help="whose previews it makes sharp (storybook)")
-    parser.add_argument("--renders", type=int, default=24, help="degraded renders, 16 frames each (24)")
+    parser.add_argument("--renders", type=int, default=16, help="degraded renders, 8 frames each (16)")
     parser.add_argument("--films", type=int, default=6, help="generated films (6)")
     parser.add_argument("--frames", type=int, default=40, help="of each generated film (40)")
     parser.add_argument("--out", type=Path, default=Path("runs/evaluate-enhancer"), metavar="DIR", help="films, contact sheets")

@@ -10,7 +10,6 @@ from PIL import Image
 from st2v_stream.chunk import Frames
 from st2v_stream.media.scaling import enlarge_factor, resize
 
-
 TILE_WIDTH = 160
 TILES_ACROSS = 10
 MAX_TILES = 100

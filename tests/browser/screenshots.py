@@ -34,7 +34,7 @@ def save(page: Page, name: str) -> None:
 def main(*names: str) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     model = names[0] if names else "storybook" if "storybook" in known_models() else "drawn"
-    served = Served(Path(tempfile.mkdtemp()), [model])
+    served = Served(Path(tempfile.mkdtemp()), [f"{model}+enhancer"])
     served.start()
     try:
         with sync_playwright() as playwright:
@@ -48,6 +48,7 @@ def _open(playwright: Any, served: Served, **settings: Any) -> Watched:
     context = playwright.chromium.launch_persistent_context(
         tempfile.mkdtemp(), executable_path=chromium, headless=True, args=FLAGS, **settings
     )
+    context.set_default_timeout(180_000)  # a machine that makes films may draw slowly
     watched = Watched(context.new_page(), served)
     watched.open()
     return watched
@@ -107,7 +108,7 @@ def _direct(watched: Watched) -> None:
 def _side_by_side(watched: Watched) -> None:
     """The branch and what it comes from, a little after they part; dark and light, and on a phone."""
     page = watched.page
-    page.click("#films .beside >> nth=0")
+    page.click("#films .beside:visible >> nth=0")
     watched.until("document.getElementById('compare-common').textContent !== ''", timeout_s=60)
     page.click("#compare-fork")
     page.wait_for_timeout(1500)
@@ -155,6 +156,26 @@ def _written_down(watched: Watched) -> None:
     page.click("#screenplay-cancel")
 
 
+def _turn_sharp(watched: Watched) -> None:
+    """The film grows and turns sharp: watched behind the frontier, and the sheet that asks for more."""
+    page = watched.page
+    _until_enhanced(watched, 3)
+    page.click("#way-sharp")
+    watched.until("document.getElementById('video').currentTime > 1", timeout_s=60)
+    page.wait_for_timeout(1500)
+    save(page, "sharp")
+    page.keyboard.press("e")
+    page.wait_for_timeout(400)
+    save(page, "enhance")
+    page.click("#enhance-cancel")
+    page.click("#way-live")
+
+
+def _until_enhanced(watched: Watched, chunks: int) -> None:
+    """So many of the first cells have a green bar."""
+    watched.until(f"document.querySelectorAll('.cell[data-state=enhanced]').length >= {chunks}", timeout_s=300)
+
+
 def _stop(watched: Watched) -> None:
     watched.page.click("#stop")
     watched.until_text("#stop", "Continue", timeout_s=60)
@@ -170,6 +191,7 @@ def _take(playwright: Any, served: Served) -> None:
     _stop(desk)
     _make(desk, "a red boat drifts left over the sea", 8, "60")
     save(desk.page, "growing")
+    _turn_sharp(desk)
     light = _open(playwright, served, viewport=DESK, color_scheme="light")
     light.page.click("#films li a >> nth=0")
     light.until("document.getElementById('video').currentTime > 1", timeout_s=60)
@@ -189,6 +211,10 @@ def _take(playwright: Any, served: Served) -> None:
     save(phone.page, "phone-empty")
     _make(phone, "an orange cat bounces over the snow field", 5, "60")
     save(phone.page, "phone")
+    phone.page.click("#way-sharp")
+    phone.page.wait_for_timeout(1500)
+    save(phone.page, "phone-sharp")
+    phone.page.click("#way-live")
     _stop(phone)
     phone.page.click("#branch")
     phone.page.wait_for_timeout(1500)

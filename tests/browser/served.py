@@ -58,10 +58,17 @@ class Unhurried(Lanczos):
 
 
 def _make(name: str) -> ModelEntry:
+    """NAME, or NAME+enhancer: with the enhancer it brings, or else the baseline."""
+    if name == _model(name):
+        return _plain(name)
+    own = equipped(_plain(_model(name)), "auto", "cpu")
+    return own if own.load_enhancer is not None else equipped(own, "lanczos", "cpu")
+
+
+def _plain(name: str) -> ModelEntry:
     """testcard makes 1.4 s of film per second, quick as fast as it can, slow 0.4 s per second, frail fails once.
 
-    The films of sharpened are made as fast as it can, and made sharp at twice their size. NAME+enhancer is a known model
-    with the enhancer it brings, or else the baseline.
+    The films of sharpened are made as fast as it can, and made sharp at twice their size.
     """
     if name == "testcard":
         return _entry(TestCard(steps=STEPS, seconds_per_step=0.07))
@@ -78,12 +85,7 @@ def _make(name: str) -> ModelEntry:
         from tests.browser.drawn import Drawn
 
         return _entry(Drawn(seconds_per_step=0.08))
-    known, _, with_enhancer = name.partition("+")
-    entry = known_models(device="cpu")[known]
-    if not with_enhancer:
-        return entry
-    own = equipped(entry, "auto", "cpu")
-    return own if own.load_enhancer is not None else equipped(entry, "lanczos", "cpu")
+    return known_models(device="cpu")[name]
 
 
 def _model(name: str) -> str:

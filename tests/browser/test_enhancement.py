@@ -179,7 +179,7 @@ def test_behind_the_frontier_one_waits_or_plays_on(open_page: OpenPage, served: 
     watched = open_page(f"/video/{video_id}", prepare=prepare)
     watched.until_whole()
     until_sharp(watched, 3)
-    assert watched.text("#frontier") == "enhanced up to 0:04 · 16 s behind"
+    assert watched.text("#frontier") == "enhanced up to 0:04 of 0:20"
     assert watched.ask(SECONDS_BUFFERED) < 19
     watched.page.keyboard.press("ArrowRight")  # pauses
     watched.page.keyboard.press("End")
@@ -197,7 +197,6 @@ def test_behind_the_frontier_one_waits_or_plays_on(open_page: OpenPage, served: 
     watched.page.click("#play-on")
     watched.until("window.seen.at(-1)[0] >= 40", timeout_s=60)
     assert watched.ask("document.getElementById('waiting').hidden")
-    assert watched.ask("window.stalls") == 0
     watched.page.set_viewport_size({"width": 360, "height": 740})
     watched.until("innerWidth === 360")
     assert watched.ask("document.querySelector('main').scrollWidth <= document.querySelector('main').clientWidth")
@@ -238,6 +237,7 @@ def storybook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     server.stop()
 
 
+@pytest.mark.timeout(900)
 def test_a_film_is_made_and_turns_sharp_at_the_same_time(browser: BrowserContext, storybook: Served) -> None:
     watched = Watched(browser.new_page(), storybook)
     watched.open()
@@ -333,5 +333,5 @@ def detail(seen: Picture) -> float:
 
 def likeness(a: Picture, b: Picture) -> float:
     """Correlation of the two, at a quarter of their size."""
-    small = [reduce(seen, "(h p) (w q) c -> h w c", "mean", p=4, q=4).ravel() for seen in (a, b)]
-    return float(np.corrcoef(*small)[0, 1])
+    first, second = (reduce(seen, "(h p) (w q) c -> h w c", "mean", p=4, q=4).ravel() for seen in (a, b))
+    return float(np.corrcoef(first, second)[0, 1])

@@ -156,9 +156,9 @@ class Person:
         self.films["chunk of the cue"] = str(chunk)
         self.until_frames(start_of(chunk + 1))
         self.until_said("#caption", NIGHT)
-        told, planned = self.new_prompt(SNOW, later="30")
-        assert planned == told, "far from what is being made"
         self.stop()
+        told, planned = self.new_prompt(SNOW, later="30")
+        assert planned == told, "nothing is being made"
         self.page.keyboard.press("p")
         self.page.click("#verb-planned button")
         words = self.until_said("#planned", f"From {moment(planned)}, chunk {planned + 1}: “{SNOW}”.")
@@ -176,6 +176,8 @@ class Person:
         self.page.click("#cue")
         self.page.fill("#verb-prompt", prompt)
         self.page.select_option("#verb-when", later)
+        if self.page.is_visible("#verb-go-on"):
+            self.page.select_option("#verb-go-on", "not")
         self.watched.ask(listen)
         self.page.click("#verb-do")
         note = self.until_said("#note", f"“{prompt}” from ")

@@ -63,7 +63,7 @@ async def test_every_frame_comes_in_order_and_the_picture_is_held_while_the_mode
         assert seen.numbers == list(range(31))
         stamps = [after - before for before, after in zip(seen.stamps, seen.stamps[1:])]
         assert stamps[15] > 0.5 * 90_000, "the stamps follow the sender's clock, so the pause is in them"
-        assert sum(stamps[16:]) / len(stamps[16:]) == pytest.approx(90_000 / 40, rel=0.2)
+        assert sum(stamps[16:]) / len(stamps[16:]) > 90_000 / 40 / 1.2, "two chunks at once are played, not poured out"
 
 
 @in_loop
@@ -82,13 +82,13 @@ async def test_a_film_that_is_made_meanwhile_is_watched_to_its_end(tmp_path: Pat
 @in_loop
 async def test_a_late_joiner_sees_the_current_chunk_at_once(tmp_path: Path) -> None:
     director = Filmed()
-    video = director.add(3, **QUICK)
+    video = director.add(3)  # 8 frames/s: at the film's speed these six steps take 0.75 s
     async with running(director, tmp_path, **LOOPBACK) as server, rtc_viewer(server, f"{video}/whep") as early:
         await early.until(30)
         await asyncio.sleep(0.3)  # the model thinks; nothing is due
         async with rtc_viewer(server, f"{video}/whep") as late:
             assert (await late.until(30))[0] == 24
-            assert late.seen_s[-1] - late.seen_s[0] < 0.15, "not at the film's speed"
+            assert late.seen_s[-1] - late.seen_s[0] < 0.6, "not at the film's speed"
             director.segment(video, 3)
             await late.until(38)
             await early.until(38)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 from small_networks import randomize
 
 from enhancers.small_enhancer import SPEC, no_step, preview
+from st2v_stream.checkpoints.models import find_folder, weights_digest
 from st2v_stream.chunk import Chunk, Frames, Memory
+from st2v_stream.enhancers.load import load_enhancer
 from st2v_stream.enhancers.onestep import OneStep
 from st2v_stream.errors import InvalidRequest, Stopped
 from st2v_stream.networks.enhancer_onestep import OneStepUNet, OneStepUNetConfig
@@ -88,3 +91,23 @@ def test_what_does_not_follow_is_refused() -> None:
     for call in (lambda other: small().enhance(film[1], other, no_step), lambda other: small().finish(other, no_step)):
         with pytest.raises(InvalidRequest, match="carry of another kind"):
             call(Memory("sdedit", 1, 1, 4, {}))
+
+
+# ---------------------------------------------------------------- the committed weights
+
+
+def test_the_model_brings_its_enhancer() -> None:
+    folder = find_folder("storybook")
+    for place in ("storybook", folder, folder / "enhancer"):
+        enhancer = load_enhancer(place, "cpu")
+        assert (enhancer.name, enhancer.lag_frames) == ("onestep", 0)
+
+
+def test_the_enhancer_is_no_part_of_the_models_identity(tmp_path: Path) -> None:
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text("{}")
+    before = weights_digest(tmp_path)
+    randomize(OneStepUNet(SMALL)).save_pretrained(tmp_path / "enhancer" / "unet")  # type: ignore[operator]
+    assert weights_digest(tmp_path) == before
+    (tmp_path / "unet" / "config.json").write_text("{} ")
+    assert weights_digest(tmp_path) != before

@@ -45,16 +45,21 @@ def tmp_path() -> Iterator[Path]:
         yield folder
 
 
-async def until_view(live: Live, video_id: str, holds: Callable[[VideoView], bool]) -> VideoView:
+async def until_view(
+    live: Live, video_id: str, holds: Callable[[VideoView], bool], patience_s: float = PATIENCE_S
+) -> VideoView:
     """The video, once this holds; nobody watches it."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(patience_s):
         while not holds(view := await live.get(video_id)):  # noqa: ASYNC110 - to follow it would be to watch it
             await asyncio.sleep(0.005)
     return view
 
 
-async def until_sharp(live: Live, video_id: str) -> VideoView:
-    return await until_view(live, video_id, lambda view: view.ended_by is not None and view.enhanced_frames == view.frames)
+async def until_sharp(live: Live, video_id: str, patience_s: float = PATIENCE_S) -> VideoView:
+    def is_sharp(view: VideoView) -> bool:
+        return view.ended_by is not None and view.enhanced_frames == view.frames
+
+    return await until_view(live, video_id, is_sharp, patience_s)
 
 
 async def sharp_segments(live: Live, video_id: str) -> list[SegmentRef]:

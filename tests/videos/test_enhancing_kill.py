@@ -138,7 +138,7 @@ async def finished(data_dir: Path) -> dict[int, str]:
         views, _ = await live.list()
         request = CreateVideo("a film", num_frames=num_frames(CHUNKS), enhance="all")
         view = views[0] if views else await live.create(request)
-        view = await until_sharp(live, view.id)
+        view = await until_sharp(live, view.id, patience_s=120)
         assert view.direction is not None
         assert await frame_hashes(live, view.id) == list(unbroken_hashes(view.direction, CHUNKS))
         assert {row.segments[-1].revision for row in await live._store.chunks(view.id)} == {0}

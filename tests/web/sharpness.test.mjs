@@ -31,6 +31,7 @@ test("while it plays, seeks on the spot take no more than a fortieth of the time
 test("the frontier in words", () => {
   const film = { fps: 8, frames: 480, prefixFrames: 336, enhancedFrames: 336, growing: true };
   assert.equal(sayFrontier(film), "enhanced up to 0:42 · 18 s behind");
+  assert.equal(sayFrontier({ ...film, growing: false }), "enhanced up to 0:42 of 1:00");
   assert.equal(sayFrontier({ ...film, prefixFrames: 480, growing: false }), "all of it is enhanced");
   assert.equal(sayFrontier({ ...film, prefixFrames: 480 }), "enhanced up to 1:00 · nothing behind");
   assert.equal(sayFrontier({ ...film, prefixFrames: 0, enhancedFrames: 80 }), "10 s of it enhanced");
