@@ -167,6 +167,8 @@ class Watching:
 
 def row(name: str, seconds: list[float], asked: int) -> dict[str, Any]:
     values = sorted(seconds)
+    if not values:  # a machine so busy that nothing was shown in time
+        return {"way": name, "chunks": asked, "measured": 0, "median_ms": None, "p95_ms": None, "longest_ms": None}
     return {
         "way": name,
         "chunks": asked,
@@ -234,7 +236,8 @@ def main() -> int:
     print(f"{'decoded chunk to':26}{'chunks':>8}{'median':>10}{'p95':>10}{'longest':>10}   ms")
     for line in rows:
         counted = f"{line['measured']}/{line['chunks']}"
-        print(f"{line['way']:26}{counted:>8}{line['median_ms']:10.0f}{line['p95_ms']:10.0f}{line['longest_ms']:10.0f}")
+        cells = [line[name] for name in ("median_ms", "p95_ms", "longest_ms")]
+        print(f"{line['way']:26}{counted:>8}" + "".join(f"{'-' if cell is None else round(cell):>10}" for cell in cells))
     print(f"control ticker late, p99: {control_ms:.1f} ms")
     print(json.dumps({"bench": "latency", "rows": rows, "control_late_p99_ms": control_ms}))
     return int(any(line["measured"] < line["chunks"] for line in rows))

@@ -81,7 +81,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ... (auto)")
     parser.add_argument("--preset", choices=PRESETS, help="default preset of new videos (live)")
     parser.add_argument("--enhancer", help="what makes films sharp: auto, none, passthrough, lanczos, or a folder (auto)")
-    parser.add_argument("--enhance", choices=POLICIES, help="when, if a film does not say: all, watched, idle or none (watched)")
+    parser.add_argument("--enhance", choices=POLICIES, help="when, if a film does not say: all, watched, idle, none (watched)")
     parser.add_argument("--grace-s", type=int, help="seconds for which a deleted film can be had back (86400)")
     parser.add_argument("--allowed-host", dest="allowed_hosts", action="append", help="a further host name to answer to")
     arguments.add_base_model(parser)

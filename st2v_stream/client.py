@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from st2v_stream.delivery.resource import VideoJson
     from st2v_stream.server.api import ModelJson
     from st2v_stream.server.directing import CueAdded, CueJson, CueTakenBack, VideoRedone
+    from st2v_stream.server.sharing import Link
     from st2v_stream.videos.provenance import ManifestJson
     from st2v_stream.videos.screenplay import ScreenplayJson
     from st2v_stream.videos.verification import CheckedChunkJson
@@ -311,6 +312,11 @@ class Client:
     async def import_(self, path: Path | str) -> VideoJson:
         """Take in a film that `export` wrote elsewhere: all of it, or nothing. Raises OSError for the file."""
         answer: VideoJson = await asyncio.to_thread(self._send, "/v1/videos/bundles", Path(path))
+        return answer
+
+    async def link(self, video_id: str, expires_in_s: int = 86_400) -> Link:
+        """Addresses on the server that show this one film to whoever has them, without the token (docs/watching.md)."""
+        answer: Link = await self._post(f"{_path(video_id)}/links", {"expires_in_s": expires_in_s})
         return answer
 
     async def models(self) -> list[ModelJson]:

@@ -107,7 +107,10 @@ async def test_a_film_is_made_and_watched_to_its_end(tmp_path: Path) -> None:
 
 
 @in_loop
-async def test_a_connection_that_is_cut_again_and_again_loses_and_doubles_nothing(tmp_path: Path) -> None:
+async def test_a_connection_that_is_cut_again_and_again_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("st2v_stream.client.FIRST_RETRY_S", 0.01)
     cutter = Cutter([100, 1500, 3000, 9000, 14000, 20000])
     async with cutter.open() as way, served(tmp_path, allowed_hosts=(way,)) as url:
         cutter.server_port = int(url.rpartition(":")[2])

@@ -48,6 +48,7 @@ PURPOSE = "enhancer evaluation"
 MEASURED = slice(4, 12)
 """Frames of a window of 16 that are compared: they have neighbours."""
 
+SHEET_FILMS = 4
 WIDTHS_EVERY = 4
 """Edges are measured in every so-manieth frame."""
 
@@ -194,7 +195,8 @@ def run(args: argparse.Namespace) -> int:
     on_generated, speed = on_films(enhancer, films, real), frames_per_s(enhancer, films[0])
     verdicts = held(renders)
     print("\n".join([*table(renders, on_generated), f"alone: {speed:.1f} frames/s", *verdicts]))
-    draw(enhancer, films, [order.spec.caption for order in orders], args.out / "enhanced.png")
+    drawn = list(zip(films, (order.spec.caption for order in orders)))[:SHEET_FILMS]
+    draw(enhancer, drawn, args.out / "enhanced.png")
     scores = {"renders": renders, "films": on_generated, "frames_per_s": speed}
     if args.json:
         args.json.write_text(json.dumps(scores, indent=2) + "\n")
@@ -233,10 +235,10 @@ def _verdict(is_held: bool) -> str:
     return "held" if is_held else "MISSED"
 
 
-def draw(enhancer: Enhancer, films: Sequence[Frames], captions: Sequence[str], path: Path, *, columns: int = 6) -> None:
-    """A contact sheet: of every film the preview as players enlarge it, and the sharp one, at its own size."""
+def draw(enhancer: Enhancer, films: Sequence[tuple[Frames, str]], path: Path, *, columns: int = 5) -> None:
+    """A contact sheet: of every film, with its caption, the preview as players enlarge it, and the sharp one."""
     rows, titles = [], []
-    for film, caption in zip(films, captions, strict=True):
+    for film, caption in films:
         made = ways(enhancer)
         rows += [made["bicubic"](film), made["enhancer"](film)]
         titles += [f"{caption}: preview", "enhanced"]

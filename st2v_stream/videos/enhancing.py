@@ -236,8 +236,6 @@ class Enhancing:
     async def _work(self, call: _Call, work: NextWork) -> None:
         view = await self._store.view(call.video_id)
         enhancer = await self._shelf.enhancer(view.model)
-        if enhancer.lag_frames == 0:  # what looks at no neighbours fits to any
-            work = replace(work, run=replace(work.run, apart=False))
         chunk = None if work.is_end else await self._chunk(call, view, work)
         carry = await self._carry(view.id, work)
         if work.carry is not None and carry is None:
@@ -301,6 +299,8 @@ class Enhancing:
             )
         encode, loop = partial(_encoded, self._encoder_for, spec), asyncio.get_running_loop()
         sharp = [await loop.run_in_executor(self._studio.encoders, encode, each) for each in made]
+        if not after.parts:  # what carries nothing has no neighbours
+            work = replace(work, run=replace(work.run, apart=False))
         record = await loop.run_in_executor(self._studio.encoders, sharp_record, work, sharp, after)
         commit = await self._store.commit_sharp(view.id, record)
         self._held = None if record.carry is None else (record.carry, after)

@@ -282,7 +282,9 @@ class Live:
 
     async def undelete(self, video_id: str) -> VideoView:
         """Have a deleted video back; what was being made is stopped then. Raises `NotFound` once its grace is over."""
-        return _view_of(await self._store.undelete(video_id))
+        view = _view_of(await self._store.undelete(video_id))
+        self._enhancing.look(view)
+        return view
 
     async def deleted(self) -> Sequence[DeletedVideo]:
         """What can be had back, the newest deletion first."""

@@ -241,7 +241,9 @@ def storybook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def test_a_film_is_made_and_turns_sharp_at_the_same_time(browser: BrowserContext, storybook: Served) -> None:
     watched = Watched(browser.new_page(), storybook)
     watched.open()
-    watched.make("a red boat drifts left over the sea", seconds="", model="storybook")
+    watched.page.fill("#prompt", "a red boat drifts left over the sea")
+    watched.page.check("#lengths input[value='']", force=True)  # endless
+    watched.page.click("#make-button")
     watched.until("document.getElementById('policy').offsetParent !== null", timeout_s=120)
     choose_policy(watched, "none")
     watched.until(f"{LAST_FRAME} >= 31", timeout_s=600)

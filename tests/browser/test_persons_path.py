@@ -78,10 +78,12 @@ class Person:
 
     def go_to_chunk(self, chunk: int) -> None:
         """By keys: to the beginning, then chunk by chunk."""
+        self.page.keyboard.press("ArrowRight")  # looking closely pauses
         self.page.keyboard.press("Home")
-        for step in range(1, chunk + 1):
-            self.page.keyboard.press("Shift+ArrowRight")
-            self.watched.until(f"document.getElementById('strip').ariaValueNow === '{start_of(step)}'")
+        for step in range(chunk + 1):
+            if step > 0:
+                self.page.keyboard.press("Shift+ArrowRight")
+            self.watched.until(f"document.getElementById('strip').ariaValueNow === '{start_of(step)}'", PATIENCE_S)
 
     def stop(self) -> dict[str, Any]:
         self.page.keyboard.press("s")
@@ -150,14 +152,14 @@ class Person:
     def change_the_prompt_and_plan_another(self) -> None:
         """While it grows: what the sheet says when one clicks is what happens, unless that chunk was begun in that moment."""
         self.page.keyboard.press("l")
-        told, chunk = self.new_prompt(NIGHT, later="0")
+        told, chunk, note = self.new_prompt(NIGHT, later="0")
         begun = f"the cue takes effect from chunk {chunk} ({start_of(chunk) // FPS} s) on, not from chunk {told}"
-        assert chunk == told or begun in self.watched.text("#note"), "begun while it was on its way: then it says so"
+        assert chunk == told or begun in note, f"begun while it was on its way: then it says so: {note}"
         self.films["chunk of the cue"] = str(chunk)
         self.until_frames(start_of(chunk + 1))
         self.until_said("#caption", NIGHT)
         self.stop()
-        told, planned = self.new_prompt(SNOW, later="30")
+        told, planned, _ = self.new_prompt(SNOW, later="30")
         assert planned == told, "nothing is being made"
         self.page.keyboard.press("p")
         self.page.click("#verb-planned button")
@@ -168,8 +170,8 @@ class Person:
         self.watched.until("!document.getElementById('planned').open")
         assert [cue["from_index"] for cue in self.cues()] == [chunk]
 
-    def new_prompt(self, prompt: str, later: str) -> tuple[int, int]:
-        """The chunk that the sheet named when it was sent, and the one that the server took."""
+    def new_prompt(self, prompt: str, later: str) -> tuple[int, int, str]:
+        """The chunk that the sheet named when it was sent, the one that the server took, and what was said then."""
         listen = """document.querySelector('#verb form').addEventListener('submit', () => {
           window.promised = document.getElementById('verb-what').innerText;
         }, { capture: true, once: true })"""
@@ -186,7 +188,7 @@ class Person:
         chunk = next(cue["from_index"] for cue in self.cues() if cue["prompt"] == prompt)
         assert f"from {moment(chunk)} on (chunk {chunk + 1})" in note
         self.watched.until("document.querySelector('.cell[data-cue]') !== null", PATIENCE_S)
-        return int(re.findall(r"chunk (\d+)", promised)[0]) - 1, chunk
+        return int(re.findall(r"chunk (\d+)", promised)[0]) - 1, chunk, note
 
     def continue_by_so_much(self) -> None:
         stopped = self.stop()

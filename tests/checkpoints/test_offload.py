@@ -5,6 +5,7 @@ There is one device here, so what moves is watched where accelerate is asked to 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -35,6 +36,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write(home)
     write_model(home / "small")
     return home
+
+
+@functools.cache
+def loaded(home: Path, base: str, offload: bool) -> StreamingT2V:
+    """Once for all combinations: generators keep nothing between films."""
+    return load_generator(home / "streaming-t2v", "cpu", base_model=base, offload_models=offload)
 
 
 @dataclass
@@ -81,9 +88,7 @@ def two_chunks(generator: StreamingT2V, preset: str = "default", reference: Refe
 def test_the_same_frames(home: Path, base: str, reference: Reference | None, preset: str) -> None:
     if preset == "published" and base == "AnimateDiff":
         pytest.skip("nothing in it that the other combinations do not have")
-    folder = home / "streaming-t2v"
-    plain = two_chunks(load_generator(folder, "cpu", base_model=base), preset, reference)
-    moved = two_chunks(load_generator(folder, "cpu", base_model=base, offload_models=True), preset, reference)
+    plain, moved = (two_chunks(loaded(home, base, offload), preset, reference) for offload in (False, True))
     assert np.array_equal(plain[0], moved[0])
     assert plain[1].digest == moved[1].digest
 

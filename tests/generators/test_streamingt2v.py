@@ -17,6 +17,7 @@ from st2v_stream.checkpoints.load import load_generator
 from st2v_stream.chunk import Chunk, Memory
 from st2v_stream.direction import Cue, Direction, Timeline
 from st2v_stream.errors import InvalidRequest, Stopped
+from st2v_stream.generators.memory import remembered_frames
 from st2v_stream.generators.streamingt2v import StreamingT2V
 from st2v_stream.streaming.autoregressive import stream_chunks
 from st2v_stream.types import Reference
@@ -94,6 +95,8 @@ def test_memory_holds_what_was_shown(generator: StreamingT2V) -> None:
         assert np.array_equal(chunk.memory.parts["anchor"], shown[0])
     assert np.array_equal(chunks[0].memory.parts["head"], shown[:8])
     assert set(chunks[1].memory.parts) == {"tail", "anchor"}
+    for chunk in chunks:
+        assert np.array_equal(remembered_frames(chunk.memory), chunk.frames)
 
 
 def test_published_memory_is_unrounded_and_carries_the_generator(generator: StreamingT2V) -> None:
@@ -103,6 +106,7 @@ def test_published_memory_is_unrounded_and_carries_the_generator(generator: Stre
         tail = chunk.memory.parts["tail"]
         assert tail.dtype == np.float32
         assert np.array_equal((255 * tail).astype(np.uint8), chunk.frames[-8:])  # truncated, as published
+        assert np.array_equal(generator.frames_of(chunk.direction, chunk.memory), chunk.frames[-8:])
     states = [chunk.memory.parts["rng_state"].tobytes() for chunk in chunks]
     assert len(set(states)) == 3
     assert np.array_equal(chunks[0].memory.parts["anchor"], chunks[2].memory.parts["anchor"])

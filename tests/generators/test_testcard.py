@@ -23,6 +23,7 @@ def test_it_is_a_generator_with_the_promised_chunks() -> None:
     frames, memory = card.generate(DIRECTION, memory, no_step)
     assert frames.shape == (8, card.spec.height, card.spec.width, 3)
     assert (memory.next_index, memory.next_start) == (2, 24)
+    assert np.array_equal(TestCard().frames_of(DIRECTION, memory), frames)
     assert [read_frame_number(frame) for frame in frames] == list(range(16, 24))
 
 

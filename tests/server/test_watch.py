@@ -42,7 +42,8 @@ async def test_golden_messages(tmp_path: Path) -> None:
         described = {"id": 1, "codec": "avc1.42C00B", "rendition": "preview", "width": 256, "height": 192}
         assert welcome["init"] == [described | {"hash": sha(INIT)}]
         assert init == {"type": "init", **described}
-        assert progress == {"type": "progress", "index": 2, "step": 1, "steps": 4, "frames_per_second": 9.5, "rendition": "preview"}
+        step = {"index": 2, "step": 1, "steps": 4, "frames_per_second": 9.5, "rendition": "preview"}
+        assert progress == {"type": "progress", **step}
         assert reset == {"type": "reset", "seq": 4, "from_index": 1}
         assert (state["seq"], state["video"]["state"], state["video"]["cursor"]) == (6, "stopped", 6)
         assert ended == {"type": "ended", "seq": 6, "ended_by": "stopped"}

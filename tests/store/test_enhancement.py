@@ -46,7 +46,8 @@ async def called(store: Store, video_id: str, work: NextWork) -> SharpRecord:
         made, after = ENHANCER.finish(carry, lambda k, n: None)
     else:
         made, after = ENHANCER.enhance(chunk(work.index), carry, lambda k, n: None)
-    return sharp_record(work, [sharp_segment(each, stand_in(each.chunk)) for each in made], after)
+    encoded = [replace(stand_in(each.chunk), data=each.chunk.frames.tobytes()[-2000:]) for each in made]  # their last row
+    return sharp_record(work, [sharp_segment(each, data) for each, data in zip(made, encoded, strict=True)], after)
 
 
 async def sharpen(store: Store, video_id: str, *, calls: int = 1000, everything: bool = True) -> VideoView:
@@ -232,7 +233,8 @@ def test_a_bundle_carries_it_and_a_branch_shares_it(tmp_path: Path) -> None:
             assert work is not None
             assert (work.target, work.index) == (6, 1), "chunk 6 was made with chunk 8, which is the branch's own"
             branch = await sharpen(store, "video_b")
-            assert [len(chunk.segments) for chunk in await store.chunks("video_b")] == [2] * 6 + [3, 2], "0 to 5 came as they were"
+            made = [len(chunk.segments) for chunk in await store.chunks("video_b")]
+            assert made == [2] * 6 + [3, 2], "0 to 5 came as they were"
         async with opened(elsewhere) as store:
             carried = await import_film(store, bundle)
             assert (carried.enhance, carried.enhanced_prefix_frames) == ("none", 64)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoTokenizer, CLIPTextModel
 
@@ -25,44 +26,54 @@ def exported(folder: Path) -> tuple[torch.nn.Module, FrameAutoencoder]:
     return parts, vae
 
 
-def test_an_export_loads_back(tmp_path: Path) -> None:
-    parts, vae = exported(tmp_path / "model")
+Exported = tuple[Path, torch.nn.Module, FrameAutoencoder]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Read by several tests, changed by none."""
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    return folder, *exported(folder)
+
+
+def test_an_export_loads_back(model: Exported) -> None:
+    folder, parts, vae = model
     loaded = {
-        "unet": StreamingUNet.from_pretrained(tmp_path / "model" / "unet"),
-        "cam": ControlBranch.from_pretrained(tmp_path / "model" / "cam"),
-        "image_encoder": LatentImageEncoder.from_pretrained(tmp_path / "model" / "image_encoder"),
-        "text_encoder": CLIPTextModel.from_pretrained(tmp_path / "model" / "text_encoder", dtype=torch.float32),
+        "unet": StreamingUNet.from_pretrained(folder / "unet"),
+        "cam": ControlBranch.from_pretrained(folder / "cam"),
+        "image_encoder": LatentImageEncoder.from_pretrained(folder / "image_encoder"),
+        "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
     }
     for name, module in loaded.items():
         for key, value in getattr(parts, name).state_dict().items():
             torch.testing.assert_close(module.state_dict()[key], value.half().float(), msg=f"{name}: {key}")
-    again = FrameAutoencoder.from_pretrained(tmp_path / "model" / "vae")
+    again = FrameAutoencoder.from_pretrained(folder / "vae")
     assert again.config == vae.config
     frames = torch.rand(2, 3, 64, 64) * 2 - 1
     torch.testing.assert_close(again.encode(frames), vae.encode(frames), atol=0.05, rtol=0.05)
 
 
-def test_the_tokenizer_and_the_scheduler_load_back(tmp_path: Path) -> None:
-    exported(tmp_path / "model")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model" / "tokenizer")
+def test_the_tokenizer_and_the_scheduler_load_back(model: Exported) -> None:
+    folder, _, _ = model
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     assert tokenizer.model_max_length == MAX_TOKENS
     for prompt in (*EXAMPLE_PROMPTS, "an unknown thing!"):
         assert tokenizer(prompt).input_ids == new_tokenizer()(prompt).input_ids
-    settings = json.loads((tmp_path / "model" / "scheduler" / "scheduler_config.json").read_text())
+    settings = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
     assert len(make_sampler(settings, 6).timesteps) == 6
 
 
 def test_a_second_export_replaces_the_first_and_keeps_the_readme(tmp_path: Path) -> None:
-    exported(tmp_path / "model")
+    export(tiny_parts(), tiny_autoencoder(), tmp_path / "model")
     (tmp_path / "model" / "README.md").write_text("about")
-    exported(tmp_path / "model")
+    export(tiny_parts(), tiny_autoencoder(), tmp_path / "model")
     assert (tmp_path / "model" / "README.md").read_text() == "about"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_the_card_is_whole(tmp_path: Path) -> None:
-    exported(tmp_path / "model")
-    card = json.loads((tmp_path / "model" / "card.json").read_text())
+def test_the_card_is_whole(model: Exported) -> None:
+    folder, _, _ = model
+    card = json.loads((folder / "card.json").read_text())
     assert card["name"] == "storybook"
     assert set(card["presets"]) == {"live", "default", "published"}
     assert len(card["example_prompts"]) == 6

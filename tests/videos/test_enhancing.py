@@ -46,7 +46,7 @@ def tmp_path() -> Iterator[Path]:
 
 
 async def until_view(
-    live: Live, video_id: str, holds: Callable[[VideoView], bool], patience_s: float = PATIENCE_S
+    live: Live, video_id: str, holds: Callable[[VideoView], bool], patience_s: float = 3 * PATIENCE_S
 ) -> VideoView:
     """The video, once this holds; nobody watches it."""
     async with asyncio.timeout(patience_s):
@@ -55,7 +55,7 @@ async def until_view(
     return view
 
 
-async def until_sharp(live: Live, video_id: str, patience_s: float = PATIENCE_S) -> VideoView:
+async def until_sharp(live: Live, video_id: str, patience_s: float = 3 * PATIENCE_S) -> VideoView:
     def is_sharp(view: VideoView) -> bool:
         return view.ended_by is not None and view.enhanced_frames == view.frames
 
@@ -65,7 +65,7 @@ async def until_sharp(live: Live, video_id: str, patience_s: float = PATIENCE_S)
 async def sharp_segments(live: Live, video_id: str) -> list[SegmentRef]:
     """Every enhanced segment in the order of the log."""
     seq, entries = (await live.get(video_id)).seq, list[SegmentRef]()
-    async with asyncio.timeout(PATIENCE_S), aclosing(live.follow(video_id)) as news:
+    async with asyncio.timeout(3 * PATIENCE_S), aclosing(live.follow(video_id)) as news:
         async for entry in news:
             if isinstance(entry, LogEntry):
                 if entry.segment is not None and entry.segment.rendition == "enhanced":

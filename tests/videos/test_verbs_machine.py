@@ -7,6 +7,7 @@ watcher has what is in the store; every blob can be read; the bytes on the disk 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import tempfile
 from collections.abc import Callable
@@ -19,20 +20,30 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from st2v_stream.chunk import Chunk
 from st2v_stream.direction import Cue, Timeline
 from st2v_stream.errors import Conflict, InvalidRequest, NotFound, StoreError
 from st2v_stream.generators.testcard import TestCard
-from st2v_stream.types import AddCue, BranchVideo, Changes, CreateVideo, LogEntry
+from st2v_stream.types import AddCue, BranchVideo, Changes, CreateVideo, EnhanceVideo, LogEntry, ModelEntry
 from st2v_stream.videos.live import Live
 from st2v_stream.videos.video import ACTIVE
-from videos.living import PATIENCE_S, frame_hashes, living, small_card, until
-from videos.test_directing import hashes_of, segments
+from videos.lagging import Lagging
+from videos.living import PATIENCE_S, frame_hashes, living, small_card, stand_in_encoder, until
+from videos.test_directing import hashes_of, make, segments
 
 MOST_CHUNKS = 18
 
 
+ENHANCER = Lagging(ahead=1, steps=1, seconds_per_step=0.001)
+
+
 def card() -> TestCard:
     return small_card(seconds_per_step=0.002, max_frames=16 + 8 * (MOST_CHUNKS - 1))
+
+
+def models() -> dict[str, ModelEntry]:
+    generator = card()
+    return {"testcard": ModelEntry(generator.card, lambda: generator, lambda: ENHANCER, ENHANCER.name)}
 
 
 @dataclass
@@ -88,7 +99,7 @@ class Machine:
         self.live: Live = None  # type: ignore[assignment]  # set by start
 
     async def start(self) -> None:
-        self.live = await self.stack.enter_async_context(living(self.data_dir, card()))
+        self.live = await self.stack.enter_async_context(living(self.data_dir, models=models()))
         for place, (watcher, _) in enumerate(self.watchers):
             self.watchers[place] = watcher, asyncio.create_task(watcher.watch(self.live))
 
@@ -234,7 +245,18 @@ class Machine:
 
     # ------------------------------------------------------------ what has to hold
 
+    async def enhance(self) -> None:
+        video_id = self.some()
+        if self.choices.random() < 0.5:
+            await self.live.edit(video_id, enhance=self.choices.choice(["all", "watched", "idle", "none"]))
+            return
+        chunks = (await self.live.get(video_id)).chunks
+        first = self.choices.randrange(max(1, chunks))
+        await self.live.enhance(video_id, EnhanceVideo(first, self.choices.choice([None, first + 2])))
+
     async def check(self) -> None:
+        for video_id in self.films:
+            await self.live.edit(video_id, enhance="none")
         for video_id in self.films:
             with suppress(Conflict):
                 await self.live.stop(video_id)
@@ -247,8 +269,20 @@ class Machine:
             assert [segment.index for segment in whole] == list(range(view.chunks))
             for segment in whole:
                 assert len(await self.live.read_blob(segment.hash)) == segment.size_bytes
+        await self.check_sharp()
         await self.check_watchers()
         await self.check_bytes()
+
+    async def check_sharp(self) -> None:
+        """Whatever was made sharp when: in the end it is what a film that never stopped has."""
+        store = self.live._store
+        for video_id, timeline in self.films.items():
+            await self.live.edit(video_id, enhance="all")
+            async with asyncio.timeout(PATIENCE_S):
+                while await store.next_work(video_id, everything=True) is not None:  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+            rows = await store.chunks(video_id)
+            assert [row.segments[-1].hash for row in rows] == sharp_hashes_of(timeline, len(rows))
 
     async def check_watchers(self) -> None:
         for watcher, task in self.watchers:
@@ -265,6 +299,24 @@ class Machine:
         assert sum(path.stat().st_size for path in files) == self.live.system()["size_bytes"]
 
 
+def sharp_hashes_of(timeline: Timeline, chunks: int) -> list[str]:
+    """What the enhancer makes of the film from its first chunk to its last, without any of the flow."""
+    generator, memory, carry, newest = card(), None, None, dict[int, str]()
+    for index in range(chunks):
+        frames, memory = make(generator, timeline.at(index), memory)
+        chunk = Chunk(index, generator.spec.start_of(index), frames, timeline.at(index), memory)
+        made, carry = ENHANCER.enhance(chunk, carry, lambda k, n: None)
+        newest |= {each.chunk.index: sha256_of(stand_in_encoder(generator.spec)(each.chunk).data) for each in made}
+    if carry is not None:
+        made, _ = ENHANCER.finish(carry, lambda k, n: None)
+        newest |= {each.chunk.index: sha256_of(stand_in_encoder(generator.spec)(each.chunk).data) for each in made}
+    return [newest[index] for index in range(chunks)]
+
+
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 async def killed(*_: object) -> NoReturn:
     """What the store's thread says in a process that is no more."""
     raise StoreError("the process is gone")
@@ -272,6 +324,7 @@ async def killed(*_: object) -> NoReturn:
 
 VERBS = (
     *("create", "cue", "take_back", "stop", "continue_", "branch", "remix", "extend", "redo", "rename", "delete", "undelete"),
+    "enhance",
     *("carry", "join", "part", "wait", "restart", "crash"),
 )
 
@@ -299,5 +352,6 @@ def test_any_order_of_the_verbs(script: list[str], seed: int) -> None:
 
 def test_every_verb_once() -> None:
     script = "wait cue join branch take_back wait redo cue crash wait remix stop join continue_ carry delete undelete rename"
-    asyncio.run(play([*script.split(), "extend", "cue", "restart", "part", "branch", "wait", "redo", "join"], 3))
-    assert {*script.split(), "extend", "restart", "part"} | {"create"} == set(VERBS)
+    more = "extend enhance cue restart part branch enhance wait redo join enhance"
+    asyncio.run(play([*script.split(), *more.split()], 3))
+    assert {*script.split(), *more.split(), "create"} == set(VERBS)
