@@ -29,8 +29,8 @@ export class PlannedSheet {
 
   /** Those that can still be taken back. */
   get cues() {
-    const { chunks, progress, growing } = this.page.player;
-    return plannedFrom(this.page.cues(), firstOpenChunk(chunks, progress, growing));
+    const { video, chunks, progress, growing } = this.page.player;
+    return plannedFrom(this.page.cues(), firstOpenChunk(Math.max(chunks, video?.chunks ?? 0), progress, growing));
   }
 
   /** Show them, if the one at this chunk is among them. @param {number|null} index null: any @returns {boolean} whether it is open now */

@@ -418,7 +418,7 @@ export class Player {
   /** @param {number} fromIndex */
   #reset(fromIndex) {
     if (!this.#index || !this.video) return;
-    this.redone = { from_index: fromIndex, chunks: this.chunks };
+    this.redone = { from_index: fromIndex, chunks: Math.max(this.chunks, this.video.chunks) };
     this.#leave((segment) => segment.index >= fromIndex);
     this.#index.reset(fromIndex);
     this.#appender?.remove([{ start: this.#index.startSeconds(fromIndex), end: Infinity }]);

@@ -124,8 +124,8 @@ export class VerbSheet {
   }
 
   get #soonest() {
-    const { chunks, progress, growing } = this.page.player;
-    return firstOpenChunk(chunks, progress, growing);
+    const { video, chunks, progress, growing } = this.page.player;
+    return firstOpenChunk(Math.max(chunks, video?.chunks ?? 0), progress, growing);
   }
 
   /** First chunk of the cue. @param {Video} video */
@@ -224,7 +224,8 @@ export class VerbSheet {
     byId("verb-instead").hidden = true;
     this.#prompt.placeholder = `as it is: ${this.page.promptAt(this.#fork)}`;
     if (this.#verb === "branch") fill(this.#length, branchLengths(video, this.#fork));
-    setText(byId("verb-what"), this.#verb === "branch" ? sayBranch(video, this.#fork) : sayRedo(video, this.#fork, chunks));
+    // of a long film not all may have arrived here
+    setText(byId("verb-what"), this.#verb === "branch" ? sayBranch(video, this.#fork) : sayRedo(video, this.#fork, Math.max(chunks, video.chunks)));
   }
 
   /** @param {Video} video */

@@ -79,6 +79,7 @@ class Enhancing:
         self._not_before_s: dict[str, float] = {}
         self._delays_s: dict[str, float] = {}
         self._to_thin = set[str]()
+        self._visited = set[str]()
         self._nudged = asyncio.Event()
         self._call: _Call | None = None
         self._held: tuple[str, Memory] | None = None
@@ -111,6 +112,11 @@ class Enhancing:
             self._waiting.pop(view.id, None)
         self._nudged.set()
 
+    def visited(self, video_id: str) -> None:
+        """Somebody begins to watch this film."""
+        self._visited.add(video_id)
+        self._nudged.set()
+
     def break_off(self, video_id: str, *, for_good: bool = False) -> None:
         """What is being done with this film is of no use: its chunks, its policy changed. for_good: it is no more."""
         if for_good:
@@ -137,6 +143,7 @@ class Enhancing:
             await self._find_unfinished()
             while True:
                 self._nudged.clear()
+                await self._look_at_visited()
                 if not await self._do_something():
                     await self._wait()
         finally:
@@ -149,6 +156,12 @@ class Enhancing:
                 self.look(view, is_asked=True)
         except StoreError as error:
             logger.warning("films that nobody watches are not made sharp for now: %s", error)
+
+    async def _look_at_visited(self) -> None:
+        while self._visited:
+            video_id = self._visited.pop()
+            with suppress(NotFound, StoreError):  # deleted meanwhile; or else whoever watches next is heard
+                self.look(await self._store.view(video_id))
 
     async def _do_something(self) -> bool:
         """One call of the enhancer, for the film it matters most for; False where there is nothing to do."""

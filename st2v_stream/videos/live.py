@@ -324,7 +324,7 @@ class Live:
             return
         bell = await self._bell_of(video_id)
         async with aclosing(follow(partial(self._store.read_log, video_id), bell, seq)) as entries:
-            self._enhancing.look(await self.get(video_id))
+            self._enhancing.visited(video_id)
             async for entry in entries:
                 yield entry
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import re
 import runpy
 import sys
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
-from delivery.webrtc_viewers import LOOPBACK
 from PIL import Image
 from server.running import TOKEN
 from test_client import served
@@ -69,32 +66,6 @@ async def react_to_events(tmp_path: Path) -> None:
     assert f"night falls from chunk {cue['from_index']} on" in lines
     assert "preview up to 10.0 s" in lines
     assert lines[-1] == str(output)
-
-
-@pytest.mark.slow
-def test_the_whep_client_of_the_docs_records_a_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("test_client.STEP_S", 0.1)  # a little faster than it plays
-    pytest.importorskip("aiortc", reason="pip install st2v_stream[webrtc]")
-    page = (EXAMPLES.parent / "docs" / "watching.md").read_text()
-    (program,) = re.findall(r"```python\n(import asyncio\n.*?)```", page, flags=re.DOTALL)
-    asyncio.run(record_over_webrtc(tmp_path, program))
-    assert len(pictures(tmp_path / "film.mp4")) > 8
-
-
-async def record_over_webrtc(tmp_path: Path, program: str) -> None:
-    async with served(tmp_path / "data", **LOOPBACK) as url:
-        client = Client(url, TOKEN)
-        film = await client.create("a numbered film", num_frames=None)
-        link = url + (await client.link(film["id"]))["url"]
-        async with aclosing(client.watch(film["id"])) as chunks:
-            await anext(chunks)  # before there is a picture nobody is let in
-            recording = await asyncio.create_subprocess_exec(sys.executable, "-c", program, link, cwd=tmp_path)
-            while recording.returncode is None and not (tmp_path / "film.mp4").exists():
-                await anext(chunks)
-            for _ in range(8):
-                await anext(chunks)
-        await client.stop(film["id"])
-        assert await recording.wait() == 0
 
 
 @pytest.mark.slow
