@@ -1,4 +1,4 @@
-"""A film from a sentence: python examples/film.py "a red boat drifts left over the sea" --enhance lanczos -o boat.mp4
+"""A film from a sentence: python examples/film.py "a red boat drifts left over the sea" --enhance storybook -o boat.mp4
 
 The file plays while it grows; Ctrl-C ends the film, and what is there stays.
 """
@@ -11,7 +11,7 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("prompt", nargs="?", default="a red boat drifts left over the sea")
 parser.add_argument("--num-frames", type=int, default=120)
 parser.add_argument("--seed", type=int, default=33)
-parser.add_argument("--enhance", metavar="ENHANCER", help="make it sharp: lanczos, or a folder with an enhancer's networks")
+parser.add_argument("--enhance", metavar="ENHANCER", help="make it sharp: storybook, lanczos, or a folder with an enhancer")
 parser.add_argument("-o", "--output", default="film.mp4")
 args = parser.parse_args()
 

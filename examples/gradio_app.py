@@ -10,7 +10,7 @@ import gradio as gr
 
 from st2v_stream import Timeline, encode_clip, enhance_chunks, load_enhancer, load_generator, stream_chunks
 
-generator, enhancer, folder = load_generator("storybook"), load_enhancer("lanczos"), TemporaryDirectory()
+generator, enhancer, folder = load_generator("storybook"), load_enhancer("storybook"), TemporaryDirectory()
 
 
 def film(prompt, seconds, seed):

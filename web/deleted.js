@@ -16,7 +16,7 @@ export function sayGrace(forgotten_at, now) {
 export class DeletedFilms {
   #root = byId("deleted");
   #toggle = byId("deleted-toggle");
-  #list = inside(this.#root, "ul");
+  #list = inside(this.#root, ".rows");
   #asked = 0;
 
   /** @param {import("./api.js").Api} api @param {(id: string) => Promise<unknown>} haveBack */
@@ -43,7 +43,7 @@ export class DeletedFilms {
   #draw(deleted) {
     this.#root.hidden = deleted.length === 0;
     setText(inside(this.#toggle, "span"), `Deleted films (${deleted.length})`);
-    this.#list.replaceChildren(...deleted.map((one) => this.#item(one)));
+    this.#list.replaceChildren(...(this.#list.hidden ? [] : deleted.map((one) => this.#item(one))));
   }
 
   /** @param {Deleted} deleted */

@@ -47,7 +47,7 @@ export function lanes(members, width) {
 
 export class BranchTree {
   #root = byId("tree");
-  #list = inside(this.#root, "ol");
+  #list = inside(this.#root, ".rows");
   #drawn = "";
 
   /** @param {readonly Video[]} videos listed @param {Video|null} current */
@@ -65,8 +65,7 @@ export class BranchTree {
 
   /** @param {Video} video @param {Video} current */
   #row(video, current) {
-    const row = document.createElement("li");
-    row.dataset.depth = "0";  // here the lines say what is a branch of what
+    const row = Object.assign(document.createElement("div"), { className: "row", role: "listitem" });
     const isCurrent = video.id === current.id;
     const link = Object.assign(document.createElement("a"), { href: `#/video/${video.id}`, textContent: video.title || video.prompt });
     link.title = `${video.title || video.prompt} · ${stateOf(video)}`;

@@ -136,7 +136,7 @@ def _library(watched: Watched) -> None:
     page.mouse.move(300, 400)
     page.wait_for_timeout(800)
     save(page, "library")
-    page.locator("#deleted li button").click()
+    page.locator("#deleted .row button").click()
     watched.until("document.getElementById('deleted').hidden")
     page.click("#note .icon")
 

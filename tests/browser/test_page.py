@@ -238,7 +238,7 @@ def test_films_are_listed_opened_and_deleted(open_page: OpenPage, served: Served
     assert item.count() == 0
     watched.until("!document.getElementById('deleted').hidden")  # and later still, from the list of what was deleted
     watched.page.click("#deleted-toggle")
-    gone = watched.page.locator("#deleted li", has_text="a film to delete")
+    gone = watched.page.locator("#deleted .row", has_text="a film to delete")
     assert "gone for good in 24 h" in gone.inner_text()
     gone.locator("button").click()
     watched.until_text("#films > ul", "a film to delete")

@@ -95,6 +95,7 @@ class Person:
 
     def walk(self) -> None:
         """Every verb once, in an order in which a person might."""
+        self.page.set_default_timeout(1000 * PATIENCE_S)
         self.create()
         self.plan_a_change_and_take_it_back()
         self.continue_without_end()
@@ -332,7 +333,7 @@ def keep(page: Page, name: str) -> None:
 def main(model: str = "storybook") -> None:
     """Walk, and keep the pictures."""
     assert model in ("drawn", *known_models())
-    served = Served(Path(tempfile.mkdtemp()), [model])
+    served = Served(Path(tempfile.mkdtemp()), [model, "testcard"])
     served.start()
     try:
         with sync_playwright() as playwright:

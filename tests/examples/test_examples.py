@@ -37,7 +37,7 @@ def test_examples_are_short_and_say_how_they_are_run(path: Path) -> None:
 @pytest.mark.slow
 def test_the_script_makes_a_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "boat.mp4"
-    arguments = ["a yellow ball rolls right over the sea", "--num-frames", "24", "--enhance", "lanczos", "-o", str(output)]
+    arguments = ["a yellow ball rolls right over the sea", "--num-frames", "24", "--enhance", "storybook", "-o", str(output)]
     monkeypatch.setattr(sys, "argv", ["film.py", *arguments])
     runpy.run_path(str(EXAMPLES / "film.py"), run_name="__main__")
     assert len(pictures(output)) == 24

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import struct
@@ -13,7 +14,7 @@ import pytest
 import yaml
 from delivery.golden_messages import FILE as GOLDEN_FILE
 from jsonschema import Draft7Validator
-from test_client import TOKEN, in_loop, served
+from test_client import TOKEN, served
 
 from server.running import viewer
 from st2v_stream.client import Client
@@ -159,8 +160,11 @@ def test_close_codes_are_those_of_the_server_and_of_the_page() -> None:
     assert final == {code for code, said in documented.items() if code > 4000 and not said["come_back"]}
 
 
-@in_loop
-async def test_what_a_real_server_says_fits(tmp_path: Path) -> None:
+def test_what_a_real_server_says_fits(tmp_path: Path) -> None:
+    asyncio.run(hear_a_real_server(tmp_path))
+
+
+async def hear_a_real_server(tmp_path: Path) -> None:
     async with served(tmp_path) as url:
         client = Client(url, TOKEN)
         film = await client.create("a numbered film", num_frames=None)

@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 from store.test_crash import quick_folder
 
-from st2v_stream.chunk import Chunk, Memory
+from st2v_stream.chunk import Chunk, Frames, Memory
+from st2v_stream.direction import Direction
 from st2v_stream.enhancers.lanczos import Lanczos
-from st2v_stream.errors import Conflict, InvalidRequest
+from st2v_stream.errors import Conflict, InvalidRequest, StoreFull
+from st2v_stream.generators.testcard import TestCard
+from st2v_stream.store.enhancement import SharpCommit, SharpRecord
 from st2v_stream.store.fsck import check
+from st2v_stream.store.store import Store
 from st2v_stream.types import (
     BranchVideo,
     Changes,
@@ -29,6 +33,7 @@ from st2v_stream.types import (
     VideoView,
 )
 from st2v_stream.videos import enhancing
+from st2v_stream.videos.exact import FRESH
 from st2v_stream.videos.live import Live
 from videos.lagging import Lagging
 from videos.living import PATIENCE_S, living, small_card, until, until_chunk
@@ -100,6 +105,10 @@ def test_policy_all_makes_a_film_sharp_as_it_is_made(tmp_path: Path) -> None:
                 *((0, 0, 0, "avc1.6400"), (1, 0, 16, "avc1.6400"), (2, 0, 24, "avc1.6400"), (3, 0, 32, "avc1.6400"))
             ]
             assert len({each.init for each in sharp}) == 1
+            async with asyncio.timeout(PATIENCE_S):
+                while live._enhancing.films:  # noqa: ASYNC110 - of a film that is whole nothing is held
+                    await asyncio.sleep(0.005)
+            assert len(live._enhancing._exact._fresh) <= FRESH
         assert check(tmp_path).findings == ()
 
     asyncio.run(main())
@@ -326,5 +335,54 @@ def test_a_restart_goes_on_by_itself_and_a_deleted_film_is_left_alone(tmp_path: 
         async with living(tmp_path / "a", models=models) as live:
             await until_sharp(live, view.id)
             assert await newest(live, view.id) == await unbroken(tmp_path / "b", 120)
+
+    asyncio.run(main())
+
+
+class Changed(TestCard):
+    """The same model in another determinism class, as it were: what it makes differs in one bit."""
+
+    def generate(self, direction: Direction, memory: Memory, on_step: OnStep) -> tuple[Frames, Memory]:
+        frames, after = super().generate(direction, memory, on_step)
+        frames[0, 0, 0, 0] ^= 1
+        return frames, after
+
+
+def test_frames_that_cannot_be_made_again_as_they_were_are_not_made_sharp(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with living(tmp_path, models=with_enhancer(Lagging())) as live:
+            view = await live.create(CreateVideo("a film", num_frames=160, enhance="none"))
+            making = live._tasks[view.id]
+            await until(live, view.id, "completed")
+            await asyncio.wait([making])  # its memories are thinned now
+        card = Changed(64, 48, steps=3)
+        models = {"testcard": ModelEntry(card.card, lambda: card, Lagging, "lagging")}
+        async with living(tmp_path, models=models) as live:
+            await live.enhance(view.id, EnhanceVideo())
+            view = await until_view(live, view.id, lambda view: view.enhance_error is not None)
+            assert str(view.enhance_error).startswith(
+                "the frames of chunk 1 are not kept and cannot be made again as they were"
+            )
+            assert (view.state, view.enhanced_frames) == ("completed", 0)
+        assert check(tmp_path).findings == ()
+
+    asyncio.run(main())
+
+
+def test_a_full_disk_makes_it_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit, refused = Store.commit_sharp, list[str]()
+
+    async def full(store: Store, video_id: str, record: SharpRecord) -> SharpCommit:
+        if len(refused) < 4:
+            refused.append(video_id)
+            raise StoreFull("no space left", expected="free space", received="none")
+        return await commit(store, video_id, record)
+
+    async def main() -> None:
+        monkeypatch.setattr(Store, "commit_sharp", full)
+        async with living(tmp_path, models=with_enhancer(Lagging())) as live:
+            view = await live.create(CreateVideo("a film", num_frames=40, enhance="all"))
+            view = await until_sharp(live, view.id)
+            assert (len(refused), view.enhance_error, view.enhanced_frames) == (4, None, 40)
 
     asyncio.run(main())
