@@ -344,7 +344,7 @@ async def play(script: list[str], seed: int) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.sampled_from(sorted(VERBS)), min_size=6, max_size=24), st.integers(0, 2**16))
 def test_any_order_of_the_verbs(script: list[str], seed: int) -> None:
     asyncio.run(play(script, seed))
