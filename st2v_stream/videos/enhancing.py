@@ -2,7 +2,7 @@
 
 Between two calls nothing is held but what the store has: the carry is written with the chunks that came of it, in one
 transaction. So another film's turn, a stop, a crash or a restart make no seam, and films that wait cost no memory. On the
-device everything that makes the preview comes first, between two denoising steps.
+device everything that makes the preview comes first, between two denoising steps, unless it is well ahead of its playback.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ WATCHED_FOR_S = 10.0
 
 LONGEST_RETRY = 30
 """Times the first wait."""
+
+AHEAD_S = 4.0
+"""So much of a film may lie ready before its next chunk waits for one call of the enhancer: nobody misses that chunk yet."""
 
 MAKING: frozenset[VideoState] = frozenset({"queued", "loading", "running", "stopping"})
 """States in which a film keeps the device busy."""
@@ -293,8 +296,16 @@ class Enhancing:
                 progress = Progress(index, k, n, self._pace.frames_per_second, "enhanced")
                 loop.call_soon_threadsafe(bell.announce_sharpening, progress)
 
-        step = between_steps(work.target, worker, LESS_URGENT, (call.stop,), on_step)
+        def step(k: int, n: int) -> None:
+            priority = 0 if self._can_wait() else LESS_URGENT
+            between_steps(work.target, worker, priority, (call.stop,), on_step)(k, n)
+
         return await call.stop.interrupt(worker.run(timed, fn, step, priority=LESS_URGENT))
+
+    def _can_wait(self) -> bool:
+        """Whether every film that is being made is far enough ahead of its playback."""
+        making = (video for video in list(self._videos.values()) if video.view.state in MAKING - {"queued"})
+        return all(video.ahead_s >= AHEAD_S for video in making)
 
     def _check(self, call: _Call) -> None:
         """On the worker's thread. Raises `Stopped` where it is of no use any more; only viewers leave without saying so."""

@@ -116,6 +116,11 @@ class Video:
         """Whether it was asked to end."""
         return self._stop.is_set
 
+    @property
+    def ahead_s(self) -> float:
+        """Seconds of film that are made and that nobody can have seen yet who watches since it began to be made."""
+        return self._pace.ahead_s(self.view.spec.fps)
+
     def take(self, entry: LogEntry) -> None:
         """A state entry that somebody else has written."""
         if entry.seq > self._state_seq:
@@ -446,18 +451,27 @@ class Pace:
 
     def __init__(self) -> None:
         self._marks: deque[tuple[float, int]] = deque(maxlen=6)
-
         self._began_s = time.monotonic()
+        self._first_s: float | None = None
+        self._frames = 0
 
     def begin(self) -> None:
         """Measure from now on."""
         self._began_s = time.monotonic()
+        self._first_s, self._frames = None, 0
         self._marks.clear()
         self._marks.append((self._began_s, 0))
 
     def count(self, frames: int) -> None:
         """So many more frames are made."""
-        self._marks.append((time.monotonic(), frames))
+        now_s = time.monotonic()
+        self._first_s = self._first_s or now_s
+        self._frames += frames
+        self._marks.append((now_s, frames))
+
+    def ahead_s(self, fps: float) -> float:
+        """How far all that was made is ahead of a playback that began with the first chunk; 0 before it."""
+        return 0.0 if self._first_s is None else self._frames / fps - (time.monotonic() - self._first_s)
 
     @property
     def running_for_s(self) -> float:

@@ -114,6 +114,17 @@ def test_policy_all_makes_a_film_sharp_as_it_is_made(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_film_that_is_well_ahead_of_its_playback_turns_sharp_while_it_is_made(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with living(tmp_path, models=with_enhancer(Lagging(ahead=0, steps=100), steps=2, seconds_per_step=0.02)) as live:
+            view = await live.create(CreateVideo("a film", num_frames=None, enhance="all"))
+            view = await until_view(live, view.id, lambda view: view.enhanced_frames >= 40)
+            assert view.state == "running"
+            assert view.frames < 800, "with one step per preview chunk it would be 3,384"
+
+    asyncio.run(main())
+
+
 def test_what_lags_behind_is_made_sharp_to_the_end_and_told_with_its_progress(tmp_path: Path) -> None:
     async def main() -> None:
         steps = set[tuple[str, int]]()
@@ -364,6 +375,8 @@ def test_frames_that_cannot_be_made_again_as_they_were_are_not_made_sharp(tmp_pa
                 "the frames of chunk 1 are not kept and cannot be made again as they were"
             )
             assert (view.state, view.enhanced_frames) == ("completed", 0)
+            while live._enhancing._call is not None:  # noqa: ASYNC110 - it also writes the row's copy
+                await asyncio.sleep(0.005)
         assert check(tmp_path).findings == ()
 
     asyncio.run(main())
