@@ -57,9 +57,7 @@ async def living(
     models = models or {"testcard": entry_of(card or small_card())}
     settings = Config(**{"data_dir": data_dir, "model": next(iter(models)), **config})
     encoders = (media_encoder, sharp_media_encoder) if real else (stand_in_encoder, stand_in_encoder)
-    async with Live.open(
-        settings, models, encoder_for=encoders[0], sharp_encoder_for=encoders[1], retry_s=0.02
-    ) as live:
+    async with Live.open(settings, models, encoder_for=encoders[0], sharp_encoder_for=encoders[1], retry_s=0.02) as live:
         yield live
 
 
