@@ -40,14 +40,14 @@ def all_routes() -> list[tuple[str, str]]:
 
 ROUTES = all_routes()
 GUARDED = [(method, path) for method, path in ROUTES if path not in OPEN and method != "WS"]
-OWNERS = ("/cues", "/screenplay", "/manifest")
-"""What a film is being directed to, and how it was made, is for its owner alone."""
+OWNERS = ("/screenplay", "/manifest", "/bundle")
+"""How a film was made, and what it goes on from, is for its owner alone."""
 READABLE = [(m, path) for m, path in GUARDED if m == "GET" and "{video_id}" in path and not path.endswith(OWNERS)]
 
 
 def fill(path: str, video_id: str = "v000") -> str:
     known = {"video_id": video_id, "index": "0", "hash": sha(INIT), "model": "testcard", "path": "", "character_id": "c"}
-    known |= {"link_id": "0" * 19, "session": "s" * 32}
+    known |= {"link_id": "0" * 19, "session": "s" * 32, "seq": "1"}
     return re.sub(r"{(\w+)}", lambda match: known[match[1]], path)
 
 
