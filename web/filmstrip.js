@@ -242,6 +242,8 @@ export class Filmstrip {
   #describe(chunk, seconds) {
     const total = this.player.frames / (this.player.video?.fps ?? 1);
     this.root.setAttribute("aria-valuemax", String(Math.max(0, this.player.frames - 1)));
+    const told = Number(this.root.getAttribute("aria-valuenow")), second = this.player.video?.fps ?? 1;
+    if (this.player.playing && Math.abs(told - this.player.frame) < second) return; // a focused strip may be read out
     this.root.setAttribute("aria-valuenow", String(this.player.frame));
     this.root.setAttribute("aria-valuetext", `${seconds.toFixed(1)} of ${total.toFixed(1)} seconds, chunk ${chunk + 1} of ${this.player.chunks}${this.player.rendition(chunk) === "enhanced" ? ", enhanced" : ""}${spoken(sayMarks(this.marksAt(chunk)))}`);
   }

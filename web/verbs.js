@@ -167,6 +167,8 @@ export class VerbSheet {
       const frame = this.#before?.frame ?? player.frame;
       this.#setFork(verb === "redo" ? Math.min(nearestBorder(player.video, frame, player.chunks), this.#lastFork) : nearestBorder(player.video, frame, this.#lastFork));
     }
+    // of a film that grows, when it takes effect changes with every chunk: not to be read out each time
+    byId("verb-what").setAttribute("aria-live", verb === "cue" && player.growing ? "off" : "polite");
     queueMicrotask(() => this.draw());
   }
 
