@@ -84,6 +84,7 @@ export class Library {
     this.#items.get(videoId)?.remove();
     this.#items.delete(videoId);
     this.#sayEmpty();
+    this.verbs.changed();
   }
 
   #sayEmpty() {

@@ -14,7 +14,7 @@ from server.running import TOKEN
 
 from tests.browser.proxy import Proxy, proxied
 from tests.browser.test_page import OFFLINE
-from tests.browser.watched import Watched
+from tests.browser.watched import READ_LATE, Watched
 
 pytestmark = pytest.mark.browser
 
@@ -65,7 +65,7 @@ class Cinema:
 
     def require_each_at_its_time(self) -> None:
         """A busy machine reads the picture a frame or two from what it was told of, and drops some; seeks are exact."""
-        assert [entry for entry in self.watched.shown if abs(entry.number - round(entry.media_s * FPS)) > 2] == []
+        assert [entry for entry in self.watched.shown if not 0 <= entry.number - round(entry.media_s * FPS) <= READ_LATE] == []
 
 
 @pytest.fixture

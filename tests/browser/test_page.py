@@ -14,7 +14,7 @@ from playwright.sync_api import Page
 from st2v_stream.generators.testcard import read_frame_number
 from tests.browser.conftest import OpenPage
 from tests.browser.served import Served
-from tests.browser.watched import Watched
+from tests.browser.watched import READ_LATE, Watched
 
 pytestmark = pytest.mark.browser
 
@@ -36,7 +36,7 @@ SECONDS_BUFFERED = """() => {
 def require_right_frames(watched: Watched, fps: int = 8) -> None:
     """Every frame came at its own time, the element never ran dry, and (but for a busy machine's few) none was left out."""
     shown = watched.shown
-    assert [entry for entry in shown if entry.number != round(entry.media_s * fps)] == []
+    assert [entry for entry in shown if not 0 <= entry.number - round(entry.media_s * fps) <= READ_LATE] == []
     assert watched.ask("window.waits") == 0
     numbers = {entry.number for entry in shown}
     lost = max(numbers) - min(numbers) + 1 - len(numbers)
@@ -242,7 +242,7 @@ def test_films_are_listed_opened_and_deleted(open_page: OpenPage, served: Served
     assert "gone for good in 24 h" in gone.inner_text()
     gone.locator("button").click()
     watched.until_text("#films > ul", "a film to delete")
-    watched.until("document.getElementById('deleted').hidden")
+    gone.wait_for(state="hidden")
 
 
 def test_a_moment_of_a_film_has_an_address(open_page: OpenPage, whole_film: str) -> None:

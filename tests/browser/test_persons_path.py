@@ -319,7 +319,6 @@ class Person:
         self.stop()
 
 
-@pytest.mark.long
 def test_a_person_walks_through_every_verb(open_page: OpenPage) -> None:
     Person(open_page(), "testcard").walk()
 

@@ -350,6 +350,7 @@ def test_any_order_of_the_verbs(script: list[str], seed: int) -> None:
     asyncio.run(play(script, seed))
 
 
+@pytest.mark.slow
 def test_every_verb_once() -> None:
     script = "wait cue join branch take_back wait redo cue crash wait remix stop join continue_ carry delete undelete rename"
     more = "extend enhance cue restart part branch enhance wait redo join enhance"
