@@ -91,6 +91,7 @@ def test_a_branch_shows_the_last_frame_it_keeps_and_opens_there(open_page: OpenP
     assert (branch["parent_id"], branch["fork_index"], branch["frames"]) == (parent["id"], 4, 40 + 20 * FPS)
     watched.until("document.getElementById('video').currentTime >= 4")  # a chunk before it goes its own way
     watched.until("document.querySelectorAll('.cell[data-fork]').length === 1")
+    watched.ask("{ HTMLMediaElement.prototype.play = async () => {}; }")  # so that the first frame stays to be seen
     watched.page.click("#note .link")
     watched.until_picture(39)
     watched.until("document.querySelectorAll('.cell[data-branches]').length === 1")
