@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from st2v_stream import __version__
 from st2v_stream.config import Config
 from st2v_stream.direction import PRESETS, Direction
+from st2v_stream.enhancers.choice import WITHOUT_WEIGHTS
 from st2v_stream.errors import InvalidRequest, UnknownModel
 from st2v_stream.types import CreateVideo, ModelCard, Reference
 
@@ -30,7 +31,6 @@ PUBLISHED_MODEL = "streaming-t2v"
 PUBLISHED_ENHANCER = "video-to-video"
 """The same for the enhancer: what `--enhance` alone means."""
 
-_WITHOUT_WEIGHTS = ("passthrough", "lanczos")
 _PUBLISHED_KIND = "sdedit"
 _OF_THE_ENHANCER = ("negative_prompt_enhancer", "chunk", "overlap", "use_randomized_blending")
 _WINDOW_FRAMES, _OVERLAP_FRAMES = 24, 8
@@ -134,7 +134,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def _check_enhancer(args: argparse.Namespace) -> None:
-    if args.enhance is None or args.enhance in _WITHOUT_WEIGHTS:
+    if args.enhance is None or args.enhance in WITHOUT_WEIGHTS:
         _require_no_flags(args)
     window, overlap = _window(args)
     if window < 1:
@@ -169,7 +169,7 @@ def sharpening(args: argparse.Namespace, device: str) -> Sharpening | None:
 
     if args.enhance is None:
         return None
-    place = args.enhance if args.enhance in _WITHOUT_WEIGHTS else _enhancer_folder(args.enhance)
+    place = args.enhance if args.enhance in WITHOUT_WEIGHTS else _enhancer_folder(args.enhance)
     window, overlap = _window(args)
 
     def load() -> Enhancer:
@@ -189,7 +189,7 @@ def _enhancer_folder(name: str) -> Path:
 
     folder = Path(name) if os.path.isdir(name) else find_published(name)
     if folder is None:
-        expected = f"{', '.join(_WITHOUT_WEIGHTS)}, or a folder that st2v convert made (docs/checkpoints.md says how)"
+        expected = f"{', '.join(WITHOUT_WEIGHTS)}, or a folder that st2v convert made (docs/checkpoints.md says how)"
         raise UnknownModel("no such enhancer is here", expected=expected, received=name, param="enhance")
     return folder
 

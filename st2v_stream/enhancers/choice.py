@@ -11,6 +11,7 @@ from st2v_stream.errors import InvalidRequest, UnknownModel
 from st2v_stream.types import Enhancer, ModelEntry
 
 WITHOUT_WEIGHTS = ("passthrough", "lanczos")
+"""Enhancers that need no files."""
 
 
 def equipped(entry: ModelEntry, choice: str, device: str, folder: Path | None = None) -> ModelEntry:

@@ -18,6 +18,7 @@ from transformers import CLIPTextModel
 from st2v_stream.checkpoints.load import choose_device
 from st2v_stream.checkpoints.models import ENHANCER_FOLDER, find_folder
 from st2v_stream.checkpoints.parts import read, read_json, read_network, read_tokenizer
+from st2v_stream.enhancers.choice import WITHOUT_WEIGHTS
 from st2v_stream.enhancers.lanczos import Lanczos
 from st2v_stream.enhancers.onestep import OneStep
 from st2v_stream.enhancers.passthrough import Passthrough
@@ -30,8 +31,6 @@ from st2v_stream.networks.vae import FrameAutoencoder
 from st2v_stream.types import Enhancer
 
 PIPELINE, ONE_STEP_PIPELINE = "VideoToVideoPipeline", "OneStepPipeline"
-NAMES = ("passthrough", "lanczos")
-"""Enhancers without weights."""
 
 
 def load_enhancer(name_or_folder: str | Path, device: str = "auto", settings: SdEditSettings | None = None) -> Enhancer:
@@ -55,7 +54,7 @@ def enhancer_folder(name_or_folder: str | Path) -> Path:
     try:
         folder = Path(name_or_folder) if os.path.isdir(name_or_folder) else find_folder(str(name_or_folder))
     except UnknownModel as error:
-        expected = f"{', '.join(NAMES)}, or a folder that st2v convert made"
+        expected = f"{', '.join(WITHOUT_WEIGHTS)}, or a folder that st2v convert made"
         raise CheckpointError("no such enhancer", expected=expected, received=str(name_or_folder)) from error
     own = folder / ENHANCER_FOLDER
     return own if own.is_dir() else folder

@@ -14,8 +14,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -44,10 +46,10 @@ def test_forty_kills_at_random_moments_and_one_at_every_step_of_a_commit() -> No
     with quick_folder() as data_dir:
         for _ in range(KILLS):
             after_chunks = kept_chunks(data_dir) + chance.randrange(1, 3)
-            told = killed_at_random(data_dir, after_chunks, chance.uniform(0, 0.02))
+            told = LIFE.killed_at_random(data_dir, after_chunks, chance.uniform(0, 0.02))
             assert told <= kept_chunks(data_dir) < CHUNKS, "everything told of is there, and there is more to do"
         while died:
-            died, told = killed_before_step(data_dir, steps)
+            died, told = LIFE.killed_before_step(data_dir, steps)
             assert told <= kept_chunks(data_dir) < CHUNKS, f"killed before step {steps}"
             steps += 1
         assert steps > 25
@@ -55,55 +57,60 @@ def test_forty_kills_at_random_moments_and_one_at_every_step_of_a_commit() -> No
         assert check(data_dir).findings == ()
 
 
-def killed_at_random(data_dir: Path, after_chunks: int, and_s: float) -> int:
-    """Chunks that a process had told of when it was killed: so long after it had told of as many as that."""
-    told = 0
-    child, lines = forked(data_dir, None)
-    while told < after_chunks:
-        told = max(told, chunks_told(lines.readline()))
-    select.select([], [], [], and_s)
-    os.kill(child, signal.SIGKILL)
-    told = max([told, *map(chunks_told, lines)])
-    assert ended(child, lines)
-    return told
+@dataclass(frozen=True)
+class Life:
+    """A process to be killed. make: makes and tells; commit: the method of `Store` to die in; told: chunks a line tells of."""
 
+    make: Callable[[Path], Coroutine[Any, Any, None]]
+    commit: str
+    told: Callable[[str], int]
 
-def killed_before_step(data_dir: Path, step: int) -> tuple[bool, int]:
-    """Whether a process died before that step of its first commit, and the chunks it told of."""
-    child, lines = forked(data_dir, step)
-    told = max(map(chunks_told, lines), default=0)
-    return ended(child, lines), told
+    def killed_at_random(self, data_dir: Path, after_chunks: int, and_s: float) -> int:
+        """Chunks that a process had told of when it was killed: so long after it had told of as many as that."""
+        told = 0
+        child, lines = self.forked(data_dir, None)
+        while told < after_chunks:
+            told = max(told, self.told(lines.readline()))
+        select.select([], [], [], and_s)
+        os.kill(child, signal.SIGKILL)
+        told = max([told, *map(self.told, lines)])
+        assert ended(child, lines), "there was more to do"
+        return told
 
+    def killed_before_step(self, data_dir: Path, step: int) -> tuple[bool, int]:
+        """Whether a process died before that step of its first commit, and the chunks it told of."""
+        child, lines = self.forked(data_dir, step)
+        told = max(map(self.told, lines), default=0)
+        return ended(child, lines), told
 
-def forked(data_dir: Path, step: int | None) -> tuple[int, TextIO]:
-    """A process that makes the film and tells; with a step, it dies before that one or ends after its first commit."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(reading)
-            sys.stdout = os.fdopen(writing, "w", buffering=1)
-            if step is not None:
-                die_in_first_commit(step)
-            asyncio.run(living.make_and_tell(data_dir, num_frames(CHUNKS)))
-        finally:
-            os._exit(1)
-    os.close(writing)
-    return child, os.fdopen(reading)
+    def forked(self, data_dir: Path, step: int | None) -> tuple[int, TextIO]:
+        """It runs; with a step, it dies before that one or ends after its first commit."""
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.close(reading)
+                sys.stdout = os.fdopen(writing, "w", buffering=1)
+                if step is not None:
+                    self.die_in_first_commit(step)
+                asyncio.run(self.make(data_dir))
+            finally:
+                os._exit(1)
+        os.close(writing)
+        return child, os.fdopen(reading)
 
+    def die_in_first_commit(self, step: int) -> None:
+        die, commit = Countdown(step), getattr(Store, self.commit)
+        trace_statements(die)
+        for name in WATCHED:
+            setattr(os, name, dying(getattr(os, name), die))
 
-def die_in_first_commit(step: int) -> None:
-    die, commit = Countdown(step), Store.commit
-    trace_statements(die)
-    for name in WATCHED:
-        setattr(os, name, dying(getattr(os, name), die))
+        async def only_commit(*args: Any) -> Any:
+            die.armed = True
+            await commit(*args)
+            os._exit(0)
 
-    async def only_commit(*args: Any) -> Any:
-        die.armed = True
-        await commit(*args)
-        os._exit(0)
-
-    Store.commit = only_commit  # type: ignore[method-assign]
+        setattr(Store, self.commit, only_commit)
 
 
 def ended(child: int, lines: TextIO) -> bool:
@@ -118,6 +125,9 @@ def chunks_told(line: str) -> int:
     kind, _, index = line.rstrip("\n").partition(" ")
     assert line.endswith("\n") or not line, "a line is written at once"
     return int(index) + 1 if kind == "segment" else 0
+
+
+LIFE = Life(partial(living.make_and_tell, num_frames=num_frames(CHUNKS)), "commit", chunks_told)
 
 
 def kept_chunks(data_dir: Path) -> int:
