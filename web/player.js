@@ -70,7 +70,7 @@ export class Player {
   #hold = openHold();
   /** @type {ReturnType<typeof setInterval>|undefined} */ #timer;
   /** @type {number|null} frame asked for while another seek runs, or before there is anything to seek in */ #wanted = null;
-  #startAtEdge = false;
+  /** Not any more once the viewer has chosen a place. */ #startAtEdge = false;
   #playWhenMore = false;
   #lastRebuild = -Infinity;
   #heardOfEnhancer = -Infinity;
@@ -237,6 +237,7 @@ export class Player {
   // ---------------------------------------------------------------- verbs
 
   togglePlay() {
+    this.#startAtEdge = false;
     if (this.playing) this.element.pause();
     else this.element.play().catch(() => {});
     this.onChange("playback");
@@ -246,6 +247,7 @@ export class Player {
   seek(frame) {
     if (!this.video || this.frames === 0) return;
     const target = Math.max(0, Math.min(this.frames - 1, Math.round(frame)));
+    this.#startAtEdge = false;
     this.following = this.growing && !this.isSharp && this.frames - target <= this.#edgeFrames() + this.video.chunk_frames;
     this.#playWhenMore = false;
     this.#goTo(target);
@@ -276,6 +278,7 @@ export class Player {
   setLoop(loop) {
     this.loop = loop;
     if (loop) {
+      this.#startAtEdge = false;
       this.following = false;
       if (this.#isPastLoop()) this.#goTo(loop.from);
     }
@@ -712,7 +715,8 @@ export class Player {
     this.#finishIfWhole();
     const following = this.following && !this.isSharp;
     this.#socket?.setLive(following && this.growing && !this.#native);
-    if (element.readyState === 0 || element.seeking) return;
+    if (element.readyState === 0) return;
+    if (element.seeking) return this.#tickSeeking(video);
     if (this.#native) return this.#tickNative();
     this.#refreshIfDue();
     const reach = this.#reach();
@@ -738,6 +742,14 @@ export class Player {
     if (jump && this.playing) this.goLive();
     if (buffered < 1) this.#fetchMissing(this.frame + Math.ceil(buffered * video.fps));
     this.#setStarved(hold.gated && this.playing, reach < element.currentTime + buffered);
+  }
+
+  /** What a seek needs may have been evicted since, or its fetch may have failed; and a seek to where nothing is never ends. @param {Video} video */
+  #tickSeeking(video) {
+    if (this.#native) return;
+    this.#fetchMissing(this.frame);
+    const isStuck = this.#wanted !== null && !this.#isSeekingThere(this.#wanted) && !this.#isBuffered(this.element.currentTime);
+    if (isStuck && this.#isBuffered(((this.#wanted ?? 0) + 0.5) / video.fps)) this.#applySeek();
   }
 
   /** The browser itself sees to the buffer. */

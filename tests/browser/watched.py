@@ -47,6 +47,15 @@ _TOP_OF_PICTURE = """() => {
 """As base64: a long list of numbers would hold the page up long enough to lose a frame."""
 
 
+_PLAYBACK = """() => {
+  const { currentTime, paused, seeking, readyState, playbackRate, buffered } = document.getElementById("video");
+  const ranges = Array.from({ length: buffered.length }, (_, i) => [buffered.start(i), buffered.end(i)]);
+  const notices = document.getElementById("notices")?.innerText;
+  return JSON.stringify({ currentTime, paused, seeking, readyState, playbackRate, ranges, notices, active: document.activeElement?.id });
+}"""
+"""For the words of a test that has failed on a machine where nobody can look."""
+
+
 @dataclass(frozen=True)
 class Shown:
     """A frame that reached the screen: its number, its time in the film, and when (ms, the page's clock)."""
@@ -148,7 +157,7 @@ class Watched:
     def until_picture(self, number: int, timeout_s: float = 20.0) -> None:
         deadline = time.monotonic() + timeout_s
         while (seen := self.picture) != number:
-            assert time.monotonic() < deadline, f"expected frame {number} on screen, received {seen}"
+            assert time.monotonic() < deadline, f"expected frame {number} on screen, received {seen}; {self.ask(_PLAYBACK)}"
             self.page.wait_for_timeout(20)
 
     # ------------------------------------------------------------ what went wrong

@@ -66,6 +66,56 @@ test("a refetch that fails is not tried again with every tick", async (t) => {
   assert.equal(asked, 1);
 });
 
+test("a seek to what the browser has let go of fetches it, also when that shows only while the seek waits", async (t) => {
+  const addresses = [0, 1, 2].map((index) => ({ index, rendition: "preview", revision: 0, hash: `h${index}` }));
+  const api = { segments: async () => addresses, segment: async (_, hash) => new Uint8Array([10 + Number(hash[1])]) };
+  const { element, player, socket, sources } = playing(t, api);
+  sources[0].open();
+  giveChunks(socket, 3);
+  for (let turn = 0; turn < 3; turn += 1) sources[0].buffer.finish();
+  Object.assign(element, { ranges: [[2, 4]], seeking: true, currentTime: 3 });
+  player.seek(0); // chunk 2 is being appended: what is not buffered may still be on its way
+  await settled();
+  assert.deepEqual(sources[0].buffer.appended, [99, 0, 1, 2]);
+  sources[0].buffer.finish();
+  t.mock.timers.tick(30);
+  await settled();
+  assert.deepEqual(sources[0].buffer.appended, [99, 0, 1, 2, 10]);
+});
+
+test("a seek asked for during one that cannot end takes its place", (t) => {
+  const { element, player, socket, sources } = playing(t);
+  sources[0].open();
+  giveChunks(socket, 3);
+  for (let turn = 0; turn < 4; turn += 1) sources[0].buffer.finish();
+  Object.assign(element, { ranges: [[0, 4]], seeking: true, currentTime: 3 });
+  player.seek(0);
+  t.mock.timers.tick(30);
+  assert.equal(element.currentTime, 3, "the seek under way has all it needs: its picture is shown first");
+  element.currentTime = 9;
+  t.mock.timers.tick(30);
+  assert.equal(element.currentTime, 0.5 / 8);
+});
+
+test("a late viewer begins at the edge, unless he has chosen a place meanwhile", (t) => {
+  for (const [choose, begins_s] of [[() => {}, 20.5 / 8], [(player) => player.seek(3), 3.5 / 8], [(player) => player.togglePlay(), 0]]) {
+    const { element, player, sockets, sources } = playing(t);
+    player.open("film", { atEdge: true });
+    const socket = sockets[1];
+    socket.say({ type: "welcome", cursor: 3, video: { ...FILM, frames: 32, chunks: 3, num_frames: 80 } });
+    socket.say({ type: "init", id: 1, codec: "avc1.640015" });
+    socket.give(1, { init: 1, bytes: [99] });
+    sources[1].open();
+    giveChunks(socket, 1);
+    choose(player);
+    for (const index of [1, 2]) socket.give(2, { index, seq: index + 1, bytes: [index] });
+    for (let turn = 0; turn < 4; turn += 1) sources[1].buffer.finish();
+    assert.equal(element.currentTime, begins_s);
+    player.close();
+    t.mock.timers.reset();
+  }
+});
+
 test("a film that ends while its last chunk is on the way is ended from the tick", (t) => {
   const { element, socket, sources } = playing(t);
   sources[0].open();
