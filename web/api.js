@@ -23,17 +23,21 @@
 /** @typedef {import("./directions.js").Cue} Cue */
 /** @typedef {{from_index?: number, prompt?: string, seed?: number, transition_chunks?: number}} AddCue */
 /** @typedef {{from_index: number, from_s: number, warnings: string[]}} AddedCue  the first chunk it changes, and when that begins */
-/** @typedef {{from_index: number, prompt?: string, seed?: number, num_frames?: number|null, transition_chunks?: number}} BranchVideo */
+/**
+ * @typedef {{from_index: number, prompt?: string, seed?: number, num_frames?: number|null, transition_chunks?: number, model?: string, or_new_film?: boolean}} BranchVideo
+ *   or_new_film: where the model cannot go on from there, it begins a film of its own from the last frame before
+ */
 /** @typedef {{from_index: number, video: Video, kept: Video}} Redone  kept: the film as it was */
 /** @typedef {{video: Video, deleted_at: number, forgotten_at: number}} Deleted  Unix seconds */
 /** @typedef {{id: string, page_url: string, playlist_url: string, expires_at: number}} Link  addresses are paths on this server */
 /** @typedef {{index: number, rendition: import("./protocol.js").Rendition, revision: number, hash: string, init: string}} SegmentAddress */
 
 export class ApiError extends Error {
-  /** @param {number} status 0 = the server was not reached @param {string} message */
-  constructor(status, message) {
+  /** @param {number} status 0 = the server was not reached @param {string} message @param {string|null} code  a word for programs */
+  constructor(status, message, code = null) {
     super(message);
     this.status = status;
+    this.code = code;
   }
 }
 
@@ -238,6 +242,11 @@ export class Api {
     return url;
   }
 
+  /** Whether showing it costs no request. @param {string} id @param {number} index */
+  hasThumbnail(id, index) {
+    return this.#thumbnails.has(`${videoPath(id)}/thumbnails/${index}.jpg`);
+  }
+
   /** Thumbnails of chunks that are no longer what they were. @param {string} id @param {number} fromIndex */
   forgetThumbnails(id, fromIndex) {
     const prefix = `${videoPath(id)}/thumbnails/`;
@@ -278,7 +287,7 @@ export class Api {
       throw new ApiError(0, "The server cannot be reached.");
     }
     if (response.status === 401) this.onUnauthorized();
-    if (!response.ok) throw new ApiError(response.status, await errorMessage(response));
+    if (!response.ok) throw await errorOf(response);
     return response;
   }
 }
@@ -289,11 +298,12 @@ function videoPath(id) {
 }
 
 /** The sentence in the server's error, in OpenAI's error shape. @param {Response} response */
-async function errorMessage(response) {
+async function errorOf(response) {
   const body = await response.json().catch(() => null);
-  const { message, param } = body?.error ?? {};
+  const { message, param, code } = body?.error ?? {};
   const place = /[.[]/.test(param ?? "") ? `${param}: ` : "";  // within a list one must know which: cues[3].from_s
-  return message ? place + message : `The server answered ${response.status} ${response.statusText}.`;
+  const words = message ? place + message : `The server answered ${response.status} ${response.statusText}.`;
+  return new ApiError(response.status, words, code ?? null);
 }
 
 /** What is sent as it is. @param {object|undefined} body @returns {body is FormData|Blob} */

@@ -63,7 +63,7 @@ const enhancing = new Enhancing(player, api, { act, note: (words) => notices.not
 const verbs = new VerbSheet({
   player,
   api,
-  modelById: (id) => composer.modelById(id),
+  models: () => composer.models,
   promptAt: (index) => promptAt(player.video?.first_prompt ?? "", directions.cues, index),
   cues: () => directions.cues,
   note: (words, then) => notices.note(words, then),

@@ -56,6 +56,11 @@ export class Composer {
     setText(inside(byId("model"), "span"), `${title} · ${ready ? version : trouble ? "in trouble" : "loading"}`);
   }
 
+  /** All that the server has. */
+  get models() {
+    return this.#models;
+  }
+
   /** @param {string} id @returns {Model|null} */
   modelById(id) {
     return this.#models.find((model) => model.id === id) ?? null;

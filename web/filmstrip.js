@@ -4,11 +4,13 @@
  * one. The strip is one slider to the keyboard and to screen readers.
  */
 
-import { inside, setText } from "./dom.js";
+import { byId, inside, setText } from "./dom.js";
+import { Glance } from "./glance.js";
 import { chunkOfFrame, framesOf, startFrame } from "./index.js";
 
 /** @typedef {import("./player.js").Player} Player */
 /** @typedef {"preview"|"enhanced"|"making"|"planned"} CellState */
+/** @typedef {{surface: HTMLElement, x: number, frameAt: (x: number) => number}} Pointing  x: in the window */
 /** @typedef {{cue: string, branches: number, fork: boolean}} Marks  cue: what changes here, "" for nothing; branches: films that leave here */
 
 const MIN_CELL_PX = 44;
@@ -27,6 +29,7 @@ export class Filmstrip {
   #videoId = "";
   #dragging = false;
   #resumeAfterDrag = false;
+  /** @type {Pointing|null} where the pointer is */ #pointing = null;
 
   /**
    * @param {HTMLElement} root
@@ -46,17 +49,19 @@ export class Filmstrip {
     this.ring = inside(root, ".ring");
     this.needle = inside(root, ".needle");
     this.band = inside(root, ".band");
+    this.glance = new Glance(byId("glance"), player);
     new ResizeObserver(() => this.draw()).observe(root);
-    root.addEventListener("scroll", () => this.#drawCells(), { passive: true });
-    this.#scrub(root, (event) => this.#frameInStrip(event));
-    this.#scrub(overview, (event) => this.#frameInOverview(event));
+    root.addEventListener("scroll", () => this.#scrolled(), { passive: true });
+    this.#scrub(root, (x) => this.#frameInStrip(x));
+    this.#scrub(overview, (x) => this.#frameInOverview(x));
   }
 
   /** Draw everything anew: chunks came, the plan changed, the room changed. */
   draw() {
     const { video } = this.player;
     if (video?.id !== this.#videoId) this.#clear(video?.id ?? "");
-    if (!video) return;
+    this.glance.forget();
+    if (!video) return this.#point(null);
     this.#cellPx = this.#cellWidth();
     this.track.style.width = `${this.#count * this.#cellPx - GAP_PX}px`;
     this.overview.hidden = this.#count * this.#cellPx - GAP_PX <= this.#room + 0.5;
@@ -65,6 +70,12 @@ export class Filmstrip {
     this.#drawCells();
     this.drawLoop();
     this.drawPlayhead();
+    this.#drawGlance();
+  }
+
+  #scrolled() {
+    this.#drawCells();
+    this.#drawGlance();
   }
 
   /** Only how far the chunk being made has come. */
@@ -186,7 +197,6 @@ export class Filmstrip {
     cell.toggleAttribute("data-cue", cue !== "");
     cell.toggleAttribute("data-branches", branches > 0);
     cell.toggleAttribute("data-fork", fork);
-    cell.title = sayMarks({ cue, branches, fork });
   }
 
   /** The part that is played again and again. */
@@ -250,46 +260,89 @@ export class Filmstrip {
 
   // ---------------------------------------------------------------- drag to scrub
 
-  /** @param {HTMLElement} surface @param {(event: PointerEvent) => number} frameAt */
+  /** @param {HTMLElement} surface @param {(x: number) => number} frameAt */
   #scrub(surface, frameAt) {
     surface.addEventListener("pointerdown", (event) => {
       if (event.button !== 0 || this.player.frames === 0) return;
-      if (surface === this.root && this.cues.open(this.#cellAt(event))) return event.preventDefault();
+      if (surface === this.root && this.cues.open(this.#cellAt(event.clientX))) return event.preventDefault();
       this.#dragging = true;
       this.#resumeAfterDrag = this.player.playing;
       surface.setPointerCapture(event.pointerId);
       this.player.element.pause();
-      this.player.seek(frameAt(event));
+      this.player.seek(frameAt(event.clientX));
+      this.#point({ surface, x: event.clientX, frameAt });
     });
-    surface.addEventListener("pointermove", (event) => this.#dragging && this.player.seek(frameAt(event)));
+    surface.addEventListener("pointermove", (event) => {
+      if (this.#dragging) this.player.seek(frameAt(event.clientX));
+      if (this.#dragging || event.pointerType !== "touch") this.#point({ surface, x: event.clientX, frameAt });
+    });
+    surface.addEventListener("pointerleave", () => this.#dragging || this.#point(null));
     for (const end of ["pointerup", "pointercancel"]) {
-      surface.addEventListener(end, () => {
+      surface.addEventListener(end, (event) => {
         if (this.#dragging && this.#resumeAfterDrag) this.player.element.play().catch(() => {});
         this.#dragging = false;
+        if (end === "pointercancel" || /** @type {PointerEvent} */ (event).pointerType === "touch") this.#point(null);
       });
     }
   }
 
-  /** @param {PointerEvent} event */
-  #cellAt(event) {
-    return Math.floor((event.clientX - this.track.getBoundingClientRect().left) / this.#cellPx);
+  /** @param {Pointing|null} pointing */
+  #point(pointing) {
+    this.#pointing = pointing;
+    this.#drawGlance();
   }
 
-  /** @param {PointerEvent} event */
-  #frameInStrip(event) {
-    const { video, chunks } = this.player;
+  /** What is under the pointer: also as the film grows, or the strip moves, under a pointer that rests. */
+  #drawGlance() {
+    const pointed = this.#pointing && !this.#pointing.surface.hidden && this.#pointedAt(this.#pointing);
+    if (pointed) this.glance.show(pointed);
+    else this.glance.hide();
+  }
+
+  /** @param {Pointing} pointing @returns {import("./glance.js").Pointed|null} */
+  #pointedAt({ x, frameAt }) {
+    const { video, frames } = this.player;
+    if (!video || frames === 0) return null;
+    const there = frameAt(x);
+    if (!this.#dragging && there >= this.#plannedFrames) return null;
+    const frame = Math.max(0, Math.min(there, (this.#dragging ? frames : this.#plannedFrames) - 1));
+    const strip = this.root.getBoundingClientRect();
+    const { left, right, top } = this.overview.hidden ? strip : this.overview.getBoundingClientRect();
+    return { x, frame, says: this.#sayThere(chunkOfFrame(video, frame)), between: { left, right, top, bottom: strip.bottom } };
+  }
+
+  /** @param {number} chunk */
+  #sayThere(chunk) {
+    const state = this.#stateOf(chunk);
+    const planned = this.player.connection === "open" ? "not made yet" : "not here yet";
+    const unmade = state === "making" ? "being made" : state === "planned" ? planned : "";
+    return [unmade, sayMarks(this.marksAt(chunk))].filter(Boolean).join(". ");
+  }
+
+  /** @param {number} x */
+  #cellAt(x) {
+    return Math.floor((x - this.track.getBoundingClientRect().left) / this.#cellPx);
+  }
+
+  /** Also of what is not made yet; the player goes no farther than there is film. @param {number} x */
+  #frameInStrip(x) {
+    const { video } = this.player;
     if (!video) return 0;
-    const x = event.clientX - this.track.getBoundingClientRect().left;
-    const chunk = Math.max(0, Math.min(chunks - 1, Math.floor(x / this.#cellPx)));
-    const within = Math.max(0, Math.min(0.999, (x - chunk * this.#cellPx) / (this.#cellPx - GAP_PX)));
-    return startFrame(video, chunk) + Math.floor(within * framesOf(video, chunk));
+    return frameInCells(video, x - this.track.getBoundingClientRect().left, this.#cellPx, GAP_PX);
   }
 
-  /** @param {PointerEvent} event */
-  #frameInOverview(event) {
+  /** @param {number} x */
+  #frameInOverview(x) {
     const { left, width } = this.overview.getBoundingClientRect();
-    return Math.floor(((event.clientX - left) / width) * this.#plannedFrames);
+    return Math.floor(((x - left) / width) * this.#plannedFrames);
   }
+}
+
+/** The frame under a place in a row of cells, one per chunk; a gap belongs to the cell before it. @param {import("./index.js").Grid} grid @param {number} x @param {number} cell_px with the gap @param {number} gap_px */
+export function frameInCells(grid, x, cell_px, gap_px) {
+  const chunk = Math.max(0, Math.floor(x / cell_px));
+  const within = Math.max(0, Math.min(0.999, (x - chunk * cell_px) / (cell_px - gap_px)));
+  return startFrame(grid, chunk) + Math.floor(within * framesOf(grid, chunk));
 }
 
 /** @param {Marks} marks */

@@ -4,6 +4,7 @@
  * told to, and stays open with the reason where the server refuses.
  */
 
+import { ApiError } from "./api.js";
 import { sayUnknown } from "./composer.js";
 import { byId, inside, setText } from "./dom.js";
 import { startFrame } from "./index.js";
@@ -18,7 +19,7 @@ import { framesFor } from "./words.js";
  * @typedef {object} Page  what the sheet needs of the page
  * @property {import("./player.js").Player} player
  * @property {import("./api.js").Api} api
- * @property {(modelId: string) => import("./api.js").Model|null} modelById
+ * @property {() => readonly import("./api.js").Model[]} models
  * @property {(index: number) => string} promptAt  the prompt that holds at a chunk
  * @property {() => readonly import("./directions.js").Cue[]} cues
  * @property {(words: string, then?: {word: string, act: () => void}|null) => void} note
@@ -42,6 +43,7 @@ export class VerbSheet {
   #when = /** @type {HTMLSelectElement} */ (byId("verb-when"));
   #transition = /** @type {HTMLSelectElement} */ (byId("verb-transition"));
   #length = /** @type {HTMLSelectElement} */ (byId("verb-length"));
+  #model = /** @type {HTMLSelectElement} */ (byId("verb-model"));
   #goOn = /** @type {HTMLSelectElement} */ (byId("verb-go-on"));
   #button = /** @type {HTMLButtonElement} */ (byId("verb-do"));
   /** @type {Verb} */ #verb = "cue";
@@ -61,8 +63,10 @@ export class VerbSheet {
     this.#sheet.addEventListener("close", () => this.#leave());
     byId("fork-earlier").addEventListener("click", () => this.#moveFork(-1));
     byId("fork-later").addEventListener("click", () => this.#moveFork(1));
-    for (const field of [this.#prompt, this.#seed, this.#when, this.#goOn]) field.addEventListener("input", () => this.draw());
+    for (const field of [this.#prompt, this.#seed, this.#when, this.#goOn, this.#model]) field.addEventListener("input", () => this.draw());
     inside(byId("verb-instead"), "button").addEventListener("click", () => this.#branchInstead());
+    this.#model.addEventListener("input", () => this.#say(null));
+    inside(byId("verb-new-film"), "button").addEventListener("click", () => this.#do({ or_new_film: true }));
     this.planned = new PlannedSheet(page);
     inside(byId("verb-planned"), "button").addEventListener("click", () => {
       this.#sheet.close();
@@ -159,6 +163,9 @@ export class VerbSheet {
     this.#prompt.placeholder = "";
     byId("verb-length-field").hidden = verb !== "branch";
     byId("verb-seed-field").hidden = verb === "cue";
+    byId("verb-model-field").hidden = verb !== "branch" || this.page.models().length < 2;
+    this.#model.replaceChildren(...this.page.models().map(({ id, title }) => new Option(title, id)));
+    this.#model.value = player.video?.model ?? "";
     byId("verb-go-on-field").hidden = verb !== "cue" || player.growing;
     this.#seed.placeholder = verb === "redo" ? "another one" : "as it is";
     this.#when.replaceChildren();
@@ -232,33 +239,48 @@ export class VerbSheet {
 
   /** @param {Video} video */
   #drawUnknown(video) {
-    const words = this.#verb === "redo" ? "" : sayUnknown(this.page.modelById(video.model), this.#prompt.value);
+    const words = this.#verb === "redo" ? "" : sayUnknown(this.#modelOf(video), this.#prompt.value);
     byId("verb-hint").hidden = !words;
     setText(byId("verb-hint"), words);
   }
 
-  /** @param {string|null} error */
-  #say(error) {
+  /** The model that will make what is new; null where the server has it no more. @param {Video} video */
+  #modelOf(video) {
+    const id = this.#verb === "branch" && this.#model.value ? this.#model.value : video.model;
+    return this.page.models().find((model) => model.id === id) ?? null;
+  }
+
+  /** @param {string|null} error @param {boolean} offersNewFilm */
+  #say(error, offersNewFilm = false) {
     const line = inside(this.#sheet, ".error");
     line.hidden = error === null;
     setText(line, error ?? "");
+    byId("verb-new-film").hidden = !offersNewFilm;
+  }
+
+  /** @param {Video} video @param {unknown} error */
+  #sayRefusal(video, error) {
+    const isOtherKind = error instanceof ApiError && error.code === "model_does_not_fit";
+    const otherKind = `${this.#modelOf(video)?.title} cannot go on from here: its films are of another kind.`;
+    this.#say(isOtherKind ? otherKind : error instanceof Error ? error.message : String(error), isOtherKind);
   }
 
   // ---------------------------------------------------------------- doing it
 
-  async #do() {
+  /** @param {{or_new_film?: boolean}} how */
+  async #do(how = {}) {
     const { video } = this.page.player;
     if (!video || this.#button.disabled) return;
     this.#say(null);
     this.#button.dataset.busy = "yes";
     this.#button.disabled = true;
     try {
-      const { cue, branch, redo } = { cue: () => this.#cue(video), branch: () => this.#branch(video), redo: () => this.#redo(video) };
+      const { cue, branch, redo } = { cue: () => this.#cue(video), branch: () => this.#branch(video, how), redo: () => this.#redo(video) };
       await { cue, branch, redo }[this.#verb]();
       this.#before = null;  // the film is where it should be
       this.#sheet.close();
     } catch (error) {
-      this.#say(error instanceof Error ? error.message : String(error));
+      this.#sayRefusal(video, error);
     } finally {
       delete this.#button.dataset.busy;
       this.draw();
@@ -275,8 +297,8 @@ export class VerbSheet {
     this.page.note([from, ...cue.warnings.filter((warning) => !goesOn || !warning.startsWith("the film ends"))].join(" "));
   }
 
-  /** @param {Video} video */
-  async #branch(video) {
+  /** @param {Video} video @param {{or_new_film?: boolean}} how */
+  async #branch(video, how) {
     const prompt = this.#prompt.value.trim();
     const index = this.#fork;
     const num_frames = branchFrames(video, index, this.#length.value);
@@ -285,9 +307,17 @@ export class VerbSheet {
       ...(prompt && { prompt, transition_chunks: Number(this.#transition.value) }),
       ...(this.#seed.value && { seed: this.#seedValue() }),
       ...(num_frames !== undefined && { num_frames }),
+      ...(this.#model.value && this.#model.value !== video.model && { model: this.#model.value, ...how }),
     });
+    if (!made.parent_id) return this.#showNewFilm(video, made.id);
     this.page.show(made.id, Math.max(0, startFrame(video, index) - video.chunk_frames));
     this.page.note(`This is the branch; up to ${momentOf(video, index)} it is the film it comes from.`, { word: "Back to that film", act: () => this.page.show(video.id, this.#keptFrame) });
+  }
+
+  /** @param {Video} video @param {string} madeId */
+  #showNewFilm(video, madeId) {
+    this.page.show(madeId, 0);
+    this.page.note("This is a new film; it begins from that frame.", { word: "Back to that film", act: () => this.page.show(video.id, this.#keptFrame) });
   }
 
   /** @param {Video} video */

@@ -20,6 +20,12 @@ PlaylistType = Literal["event", "vod"]
 VERSION = 7
 """fMP4 segments with EXT-X-MAP need 6 (RFC 8216, section 7); 7 is what Apple's examples of fMP4 say."""
 
+DELTA_VERSION = 9
+"""What EXT-X-SKIP needs (rfc8216bis, section 8)."""
+
+SKIP_TARGETS = 6
+"""The fewest target durations before the end that a delta update may leave out (rfc8216bis, 4.4.3.8)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Listed:
@@ -42,6 +48,11 @@ def target_duration_s(spec: StreamSpec) -> int:
     return max(1, ceil(max(spec.first_chunk_frames, spec.chunk_frames) / spec.fps))
 
 
+def skip_until_s(spec: StreamSpec) -> int:
+    """CAN-SKIP-UNTIL: a delta update lists at least the last so many seconds."""
+    return SKIP_TARGETS * target_duration_s(spec)
+
+
 def media_playlist(listed: Sequence[Listed], spec: StreamSpec, kind: PlaylistType, *, is_whole: bool) -> str:
     """The playlist of one rendition, chunk 0 first and without a gap; with `is_whole` nothing will be added (EXT-X-ENDLIST).
 
@@ -56,11 +67,25 @@ def join_playlist(texts: Sequence[str], spec: StreamSpec, kind: PlaylistType, *,
     """As `media_playlist`, of what `segment_text` said: a playlist that is asked for often is not written anew each time."""
     if kind == "vod" and not is_whole:
         raise InvalidRequest("a growing film is no VOD", expected="kind event", received=kind, param="kind")
-    head = (
-        f"#EXTM3U\n#EXT-X-VERSION:{VERSION}\n#EXT-X-TARGETDURATION:{target_duration_s(spec)}\n#EXT-X-MEDIA-SEQUENCE:0\n"
-        f"#EXT-X-PLAYLIST-TYPE:{kind.upper()}\n#EXT-X-INDEPENDENT-SEGMENTS\n"
+    return "".join((_head(spec, kind, VERSION), *texts, "#EXT-X-ENDLIST\n" if is_whole else ""))
+
+
+def delta_playlist(texts: Sequence[str], spec: StreamSpec, skipped: int) -> str:
+    """A growing playlist for who has an earlier one: without its first `skipped` segments (rfc8216bis, 6.2.5.1).
+
+    The skipped ones must hold no discontinuity. Their init segment is named again, for players that would look for it.
+    """
+    init, _, _ = texts[0].partition("\n")
+    skip = f"#EXT-X-SKIP:SKIPPED-SEGMENTS={skipped}\n{init}\n"
+    return "".join((_head(spec, "event", DELTA_VERSION), skip, *texts[skipped:]))
+
+
+def _head(spec: StreamSpec, kind: PlaylistType, version: int) -> str:
+    control = f"#EXT-X-SERVER-CONTROL:CAN-SKIP-UNTIL={skip_until_s(spec)}\n" if kind == "event" else ""
+    return (
+        f"#EXTM3U\n#EXT-X-VERSION:{version}\n#EXT-X-TARGETDURATION:{target_duration_s(spec)}\n{control}"
+        f"#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-PLAYLIST-TYPE:{kind.upper()}\n#EXT-X-INDEPENDENT-SEGMENTS\n"
     )
-    return "".join((head, *texts, "#EXT-X-ENDLIST\n" if is_whole else ""))
 
 
 def segment_text(entry: Listed, before: Listed | None, fps: int) -> str:

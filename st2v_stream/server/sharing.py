@@ -51,10 +51,14 @@ class LinksRevoked(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class PlaylistQuery:
-    """GET /v1/videos/{id}/preview.m3u8: what index.m3u8 says; without it the answer is a redirect to the newest."""
+    """GET /v1/videos/{id}/preview.m3u8: what index.m3u8 says; without it the answer is a redirect to the newest.
+
+    _HLS_skip: only what is new since the list that the player has (rfc8216bis, 6.2.5.1); its name is the standard's.
+    """
 
     edit: Annotated[int, Limits(minimum=0, maximum=MAX_SEQ)] | None = None
     type: PlaylistType = "event"
+    _HLS_skip: Literal["YES", "v2"] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class Sharing:
 
     async def get_master(self, request: Request) -> Response:
         """GET /v1/videos/{id}/index.m3u8."""
-        return playlist_response(request, await self.playlists.master(request.path_params["video_id"]))
+        return await playlist_response(request, await self.playlists.master(request.path_params["video_id"]))
 
     async def get_preview(self, request: Request) -> Response:
         """GET /v1/videos/{id}/preview.m3u8."""
@@ -123,7 +127,9 @@ class Sharing:
     async def _media(self, request: Request, rendition: Rendition) -> Response:
         query = read_query(request, PlaylistQuery)
         video_id = request.path_params["video_id"]
-        return playlist_response(request, await self.playlists.media(video_id, rendition, query.edit, query.type))
+        delta = query._HLS_skip is not None
+        playlist = await self.playlists.media(video_id, rendition, query.edit, query.type, delta=delta)
+        return await playlist_response(request, playlist)
 
 
 def _revoked(video_id: str, link_id: str | None) -> Response:

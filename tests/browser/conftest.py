@@ -26,7 +26,7 @@ FLAGS = [
     "--autoplay-policy=no-user-gesture-required",
 ]
 
-MODELS = ("testcard", "quick", "slow", "frail", "sharpened")
+MODELS = ("testcard", "quick", "slow", "frail", "sharpened", "wide")
 
 OpenPage = Callable[..., Watched]
 

@@ -68,7 +68,7 @@ def _make(name: str) -> ModelEntry:
 def _plain(name: str) -> ModelEntry:
     """testcard makes 1.4 s of film per second, quick as fast as it can, slow 0.4 s per second, frail fails once.
 
-    The films of sharpened are made as fast as it can, and made sharp at twice their size.
+    The pictures of wide are larger; the films of sharpened are made as fast as it can, and made sharp at twice their size.
     """
     if name == "testcard":
         return _entry(TestCard(steps=STEPS, seconds_per_step=0.07))
@@ -78,6 +78,8 @@ def _plain(name: str) -> ModelEntry:
         return _entry(TestCard(steps=STEPS, seconds_per_step=0.25, name=name))
     if name == "frail":
         return _entry(Frail(steps=STEPS, name=name, vocabulary=WORDS))
+    if name == "wide":
+        return _entry(TestCard(320, 192, steps=STEPS, name=name))
     if name == "sharpened":
         entry = _entry(TestCard(steps=STEPS, name=name))
         return replace(entry, load_enhancer=lambda: Unhurried(2), enhancer="lanczos")

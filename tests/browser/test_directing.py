@@ -61,7 +61,8 @@ def test_a_new_prompt_says_from_when_and_is_marked_there(open_page: OpenPage, se
     told = int(said.split("chunk ")[1].split(",")[0]) - 1
     assert told <= cue["from_index"] <= told + 2, (said, cue)  # a chunk or so may have been begun between reading and clicking
     assert f"(chunk {cue['from_index'] + 1})" in watched.text("#note")
-    watched.until("document.querySelectorAll('.cell[data-cue]')[0]?.title.includes('another film')")
+    watched.page.hover(".cell[data-cue] >> nth=0")
+    watched.until_text("#glance", "another film")
     watched.page.keyboard.press("s")
     watched.until_text("#stop", "Continue")
 
@@ -140,6 +141,34 @@ def test_a_refusal_stays_in_the_sheet_in_words(open_page: OpenPage, served: Serv
     watched.page.unroute("**/branch")
     watched.page.click("#verb-do")
     watched.until_text("#note", "This is the branch")
+
+
+def test_a_branch_by_another_model_or_a_new_film_where_that_cannot_be(open_page: OpenPage, served: Served) -> None:
+    film = film_of(served, 32)
+    watched = open_page(f"/video/{film['id']}", allowed_errors="409")
+    watched.until_whole(32)
+    go_to(watched, 24)
+    watched.page.keyboard.press("b")
+    assert watched.page.input_value("#verb-model") == "quick"
+    watched.page.select_option("#verb-model", "wide")
+    watched.page.click("#verb-do")
+    watched.until_text("#verb .error", "cannot go on from here")
+    watched.page.select_option("#verb-model", "testcard")
+    assert watched.page.is_hidden("#verb-new-film")
+    watched.page.select_option("#verb-model", "wide")
+    watched.page.click("#verb-do")
+    watched.page.click("#verb-new-film button")
+    watched.until_text("#note", "This is a new film")
+    assert (watched.video["model"], watched.video["parent_id"]) == ("wide", None)
+    watched.page.click("#note .link")
+    watched.until(f"location.hash.includes('{film['id']}')")
+    watched.until_whole(32)
+    go_to(watched, 31)  # what a chunk in the middle follows is thinned away
+    watched.page.keyboard.press("b")
+    watched.page.select_option("#verb-model", "testcard")
+    watched.page.click("#verb-do")
+    watched.until_text("#note", "This is the branch")
+    assert (watched.video["model"], watched.video["parent_id"]) == ("testcard", film["id"])
 
 
 def test_rename_and_search(open_page: OpenPage, served: Served) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +24,7 @@ PAGE = """<!doctype html><title>hls.js</title><main><video id="video" muted></vi
   window.problems = [];
   window.play = (url, options) => {
     window.hls = new Hls(options);
+    hls.on(Hls.Events.LEVEL_LOADED, (_, { details }) => window.parts?.push(details.skippedSegments));
     hls.on(Hls.Events.ERROR, (_, { type, details, fatal }) => {
       problems.push(`${type} ${details} ${fatal}`);
       if (fatal && type === Hls.ErrorTypes.NETWORK_ERROR) setTimeout(() => hls.startLoad(), 500);
@@ -171,6 +174,35 @@ def test_a_film_that_is_cut_back_goes_on_with_what_is_made_anew(open_player: Ope
                 0 <= entry.number % 1000 - round(entry.media_s * FPS) <= READ_LATE
             )  # which frame is where: see the seeks of others
         assert watched.ask("hls.levels[0].details.fragments.map(({ cc }) => cc)") == [0, 0, 0, 0, 1, 1, 1, 1]
+        assert watched.ask("problems.filter((said) => said.includes('true'))") == []
+
+
+def test_delta_updates_make_the_very_list_that_there_is(
+    open_player: OpenPlayer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A growing film is told in parts; a cut moves the playlist, and the parts go on there. The pixels are the right ones."""
+    monkeypatch.setattr("st2v_stream.media.playlist.SKIP_TARGETS", 3)  # 6 s, so that the test need not last
+    with served_by_hand(tmp_path) as (director, port, do):
+        video = director.add(10)
+        watched = open_player(link(port, video))
+        watched.until("document.getElementById('video').readyState >= 2")
+        for index, revision in [(10, 0), (20, 1)]:  # grown on from there, the second time after a cut
+            watched.ask("(() => { window.parts = []; })()")
+            while watched.ask("parts.filter((skipped) => skipped > 0).length") < 2:
+                assert index < 80, "no delta update came"
+                do(lambda index=index, revision=revision: director.segment(video, index, revision=revision))  # type: ignore[misc]
+                index += 1
+                watched.page.wait_for_timeout(500)
+            watched.until(f"hls.levels[0].details.fragments.length === {index}")
+            if revision == 0:
+                do(lambda: director.reset(video, 20))
+        do(lambda: director.state(video, state="completed", ended_by="length"))
+        watched.until("!hls.levels[0].details.live")
+        listed = watched.ask("hls.levels[0].details.fragments.map(({ relurl }) => relurl)")
+        with urllib.request.urlopen(link(port, video, "preview.m3u8")) as whole:
+            assert listed == re.findall(r"^segments/.*", whole.read().decode(), flags=re.MULTILINE)
+        require_seeks(watched, [4, 60, 167, 0])
+        seek_until(watched, 172, 1172)
         assert watched.ask("problems.filter((said) => said.includes('true'))") == []
 
 

@@ -51,7 +51,8 @@ _PLAYBACK = """() => {
   const { currentTime, paused, seeking, readyState, playbackRate, buffered } = document.getElementById("video");
   const ranges = Array.from({ length: buffered.length }, (_, i) => [buffered.start(i), buffered.end(i)]);
   const notices = document.getElementById("notices")?.innerText;
-  return JSON.stringify({ currentTime, paused, seeking, readyState, playbackRate, ranges, notices, active: document.activeElement?.id });
+  const active = document.activeElement?.id;
+  return JSON.stringify({ currentTime, paused, seeking, readyState, playbackRate, ranges, notices, active });
 }"""
 """For the words of a test that has failed on a machine where nobody can look."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import av
 import pytest
 from server.running import BEARER, TOKEN, in_loop, running
-from server.standin import Standin, sha
+from server.standin import SPEC, Standin, sha
 from starlette.testclient import TestClient
 
 from delivery.numbered import Numbered, link
@@ -243,11 +244,109 @@ async def test_a_film_that_is_redone_and_its_branch(tmp_path: Path) -> None:
         assert text == await newest(Playlists(director, asyncio.Event()), video)
 
 
+# ---------------------------------------------------------------- delta updates
+
+
+class Hand:
+    """A listing that is filled by hand, at times that the test says."""
+
+    def __init__(self) -> None:
+        self.listing = Listing()
+        self.now_s = 100.0
+        self.seq = 0
+        self.makings = 0
+
+    def segment(self, index: int) -> None:
+        self.makings += 1
+        place = (SPEC.start_of(index), SPEC.frames_of(index))
+        self._take("segment", index, segment=SegmentRef(f"{self.makings:064x}", 10, "i", "avc1", index, *place, 256, 192))
+
+    def reset(self, index: int) -> None:
+        self._take("reset", index)
+
+    def _take(self, kind: Any, index: int, **content: Any) -> None:
+        self.seq += 1
+        self.listing.take(LogEntry(self.seq, kind, index, **content), self.now_s)
+
+    @property
+    def chunks(self) -> int:
+        return len(self.listing.listed("preview"))
+
+    def text(self, *, delta: bool = False) -> str:
+        return self.listing.playlist("preview", SPEC, "event", delta_s=self.now_s if delta else None).text
+
+
+def skipped_in(text: str) -> int:
+    return sum(int(number) for number in re.findall(r"#EXT-X-SKIP:SKIPPED-SEGMENTS=(\d+)", text))
+
+
+def test_a_delta_update_leaves_out_what_has_long_been_known() -> None:
+    film = Hand()
+    for index in range(60):
+        film.segment(index)
+        film.now_s += 1.0
+    delta = film.text(delta=True)
+    assert skipped_in(delta) == 60 - 12, "six target durations of 2 s stay, in chunks of 1 s"
+    assert len(delta) < 1600 < len(film.text())
+    assert uris(film.text())[48:] == uris(delta)
+
+
+def test_a_film_that_grows_at_once_is_told_whole() -> None:
+    film = Hand()
+    for index in range(60):
+        film.segment(index)
+    film.now_s += 11.9
+    assert film.text(delta=True) == film.text(), "a player may hold a list that is some seconds old"
+    film.now_s += 0.2
+    assert skipped_in(film.text(delta=True)) == 48
+
+
+def test_no_discontinuity_is_skipped() -> None:
+    film = Hand()
+    for index in range(40):
+        film.segment(index)
+    film.reset(30)
+    for index in range(30, 60):
+        film.segment(index)
+    film.now_s += 60
+    assert film.text(delta=True) == film.text()
+    film.reset(20)
+    for index in range(20, 32):
+        film.segment(index)
+    assert skipped_in(film.text(delta=True)) == 20, "and one that is not part of the film any more forbids nothing"
+
+
+def test_who_has_a_list_that_is_half_a_skip_boundary_old_gets_all_that_is_new() -> None:
+    assert sum(deltas_that_were_right(random.Random(seed)) for seed in range(10)) > 200
+
+
+def deltas_that_were_right(draw: random.Random) -> int:
+    """Ask now and then for what is new, however fast the film grows, and whatever is made anew of it in the meantime."""
+    film, deltas = Hand(), 0
+    film.segment(0)
+    known, known_s = uris(film.text()), film.now_s
+    for _ in range(200):
+        film.now_s += draw.choice((0.0, 0.1, 1.0, 3.0))
+        for _ in range(draw.choice((0, 1, 1, 5, 40))):
+            film.segment(film.chunks)
+        if draw.random() < 0.02:
+            film.reset(draw.randrange(film.chunks))
+            film.segment(film.chunks)
+        elif draw.random() < 0.01:
+            film.segment(draw.randrange(film.chunks))
+        if draw.random() < 0.7:
+            delta = film.text(delta=film.now_s - known_s <= 6.0)
+            deltas += bool(skipped_in(delta))
+            known, known_s = known[: skipped_in(delta)] + uris(delta), film.now_s
+            assert known == uris(film.text())
+    return deltas
+
+
 def test_entries_taken_twice_change_nothing() -> None:
     listing = Listing()
     segment = SegmentRef("h", 10, "i", "avc1.42C00B", 0, 0, 16, 256, 192)
     for _ in range(2):
-        listing.take(LogEntry(1, "segment", 0, segment=segment))
+        listing.take(LogEntry(1, "segment", 0, segment=segment), 0.0)
     assert (len(listing.listed("preview")), listing.edit) == (1, 0)
 
 
@@ -291,6 +390,43 @@ def test_a_playlist_is_asked_for_again_and_not_sent_again(client: tuple[TestClie
     assert http.get(url + "?edit=0", headers=again).status_code == 200
     assert http.get(url + "?edit=-1").json()["error"]["param"] == "edit"
     assert http.get(url + "?type=live").json()["error"]["param"] == "type"
+    assert http.get(url + "?_HLS_skip=NO").json()["error"]["param"] == "_HLS_skip"
+
+
+def test_a_delta_update_over_http(client: tuple[TestClient, Standin], monkeypatch: pytest.MonkeyPatch) -> None:
+    http, director = client
+    video = director.add(40)
+    url = f"/v1/videos/{video}/preview.m3u8?edit=0"
+    whole = http.get(url)
+    assert "CAN-SKIP-UNTIL=12" in whole.text
+    assert http.get(url + "&_HLS_skip=YES").text == whole.text, "nobody can have known it for 12 s"
+    monkeypatch.setattr("st2v_stream.delivery.hls.skip_until_s", lambda spec: 0.0)
+    delta = http.get(url + "&_HLS_skip=YES")
+    assert skipped_in(delta.text) == 40
+    assert http.get(url).text == whole.text
+    assert delta.headers["etag"] != whole.headers["etag"]
+    assert http.get(url + "&_HLS_skip=v2", headers={"If-None-Match": delta.headers["etag"]}).status_code == 304
+    cut = director.reset(video, 2).seq
+    moved = http.get(url + "&_HLS_skip=YES", follow_redirects=False)
+    assert moved.headers["location"] == f"preview.m3u8?edit={cut}&_HLS_skip=YES"
+
+
+def test_a_long_playlist_is_compressed_for_who_can_read_it_and_segments_never_are(client: tuple[TestClient, Standin]) -> None:
+    http, director = client
+    video = director.add(100)
+    url = f"/v1/videos/{video}/preview.m3u8?edit=0"
+    plain = http.get(url, headers={"Accept-Encoding": "identity"})
+    refused = http.get(url, headers={"Accept-Encoding": "br, gzip;q=0"})
+    packed = http.get(url, headers={"Accept-Encoding": "gzip, deflate"})
+    assert [answer.headers.get("content-encoding") for answer in (plain, refused, packed)] == [None, None, "gzip"]
+    assert plain.text == refused.text == packed.text
+    assert int(packed.headers["content-length"]) < len(plain.content) / 2
+    assert packed.headers["vary"] == plain.headers["vary"] == "Accept-Encoding"
+    assert packed.headers["etag"].startswith('W/"')
+    again = {"Accept-Encoding": "gzip", "If-None-Match": packed.headers["etag"]}
+    assert http.get(url, headers=again).status_code == 304
+    segment = http.get(f"/v1/videos/{video}/{uris(plain.text)[0]}", headers={"Accept-Encoding": "gzip"})
+    assert "content-encoding" not in segment.headers
 
 
 def test_a_deleted_video_has_no_playlist(client: tuple[TestClient, Standin]) -> None:

@@ -8,7 +8,16 @@ import pytest
 
 from st2v_stream.chunk import StreamSpec
 from st2v_stream.errors import InvalidRequest
-from st2v_stream.media.playlist import Listed, Variant, master_playlist, media_playlist, target_duration_s
+from st2v_stream.media.playlist import (
+    Listed,
+    Variant,
+    delta_playlist,
+    master_playlist,
+    media_playlist,
+    segment_text,
+    skip_until_s,
+    target_duration_s,
+)
 from st2v_stream.types import SegmentRef
 
 SPEC = StreamSpec(width=64, height=64, fps=10, first_chunk_frames=16, chunk_frames=8)
@@ -52,6 +61,27 @@ def test_a_growing_playlist_only_grows() -> None:
         assert len(after) > len(before)
 
 
+def test_every_line_of_a_delta_update() -> None:
+    listed = film(3)
+    texts = [segment_text(entry, before, SPEC.fps) for before, entry in zip([None, *listed], listed)]
+    assert delta_playlist(texts, SPEC, 2).splitlines() == [
+        "#EXTM3U",
+        "#EXT-X-VERSION:9",
+        "#EXT-X-TARGETDURATION:2",
+        "#EXT-X-SERVER-CONTROL:CAN-SKIP-UNTIL=12",
+        "#EXT-X-MEDIA-SEQUENCE:0",
+        "#EXT-X-PLAYLIST-TYPE:EVENT",
+        "#EXT-X-INDEPENDENT-SEGMENTS",
+        "#EXT-X-SKIP:SKIPPED-SEGMENTS=2",
+        f'#EXT-X-MAP:URI="init/{sha("a")}.mp4"',
+        "#EXTINF:0.80000,",
+        f"segments/{sha('2a')}.m4s",
+    ]
+    full = media_playlist(listed, SPEC, "event", is_whole=False)
+    assert f"CAN-SKIP-UNTIL={skip_until_s(SPEC)}" in full
+    assert "#EXT-X-VERSION:7" in full, "who asks for no delta update need not know of them"
+
+
 @pytest.mark.parametrize(
     ("fps", "first", "later", "seconds"), [(8, 16, 8, 2), (10, 16, 8, 2), (24, 16, 8, 1), (8, 8, 20, 3), (30, 4, 4, 1)]
 )
@@ -73,7 +103,7 @@ def test_a_cut_and_another_init_segment_are_discontinuities() -> None:
         Listed(chunk(3, init="b")),
         Listed(chunk(4, init="b")),
     ]
-    lines = media_playlist(listed, SPEC, "event", is_whole=False).splitlines()[6:]
+    lines = media_playlist(listed, SPEC, "event", is_whole=False).splitlines()[7:]
     tags = [line.partition(":")[0].removeprefix("#EXT") for line in lines]
     segment = ["INF", "segments/" + sha("0a") + ".m4s"]
     assert tags == [
