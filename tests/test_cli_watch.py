@@ -139,6 +139,19 @@ def test_play_feeds_a_player_every_frame_once(served: Served, window: Path) -> N
     assert "-window_title A film" in (window.parent / "arguments").read_text()
 
 
+def test_who_closes_the_window_has_seen_enough(
+    served: Served, window: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also while the film is made and nothing new comes, and while the player is being fed."""
+    monkeypatch.setenv("ST2V_TOKEN", TOKEN)
+    director, *_ = served
+    growing, long = director.add(2), director.add(40, ended=True)
+    for video in (growing, long):
+        (window.parent / "bin" / "ffplay").write_text("#!/bin/sh\nexec head -c 1500 > /dev/null\n")
+        assert main(["watch", video, "--server", url(served), "--play"]) == 0
+    assert "connection lost" not in capsys.readouterr().out, "it was not the server that left"
+
+
 def test_play_without_a_player(served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     video = served[0].add(1, ended=True)
     monkeypatch.setattr(watch.Player, "PROGRAM", "no-such-program")

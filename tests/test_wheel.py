@@ -27,6 +27,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_page_and_built_in_model(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "st2v_stream/web/index.html" in names
+    assert "st2v_stream/docs/asyncapi.yaml" in names
     assert "st2v_stream/checkpoints/storybook/card.json" in names
     assert any(name.endswith("licenses/NOTICE") for name in names)
     for part in ("unet", "enhancer/unet"):

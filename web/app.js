@@ -40,7 +40,7 @@ const player = new Player(byId("video"), api, changed);
 const directions = new Directions(api, directed);
 const filmstrip = new Filmstrip(byId("strip"), byId("overview"), player, marksAt, {
   open: (index) => verbs.planned.open(index),
-  last: () => Math.max(-1, ...directions.cues.map(({ from_index }) => from_index)),
+  at: () => directions.cues.map(({ from_index }) => from_index),
 });
 const stage = new Stage(player, { goOn: () => act(goOn), caption: captionOf });
 const rename = new RenameSheet(api, () => library.refresh());
@@ -441,7 +441,8 @@ function drawVerbs(video) {
 function drawContinueChoices(rest, fps) {
   const option = /** @type {HTMLOptionElement} */ (byId("continue-rest"));
   const offered = rest === null || rest > 0;
-  setText(option, rest === null ? "endlessly, as before" : `the rest (${duration(rest / fps)})`);
+  setText(option, rest === null ? "endlessly" : `the rest (${duration(rest / fps)})`);
+  /** @type {HTMLOptionElement} */ (byId("continue-endlessly")).hidden = rest === null;
   if (option.hidden !== !offered) continueBy.value = offered ? "rest" : "20";
   option.hidden = option.disabled = !offered;
 }

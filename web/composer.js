@@ -3,7 +3,7 @@
 
 import { ask, byId, inside, setText } from "./dom.js";
 import { Reference } from "./reference.js";
-import { framesFor, quoted, unknownWords } from "./words.js";
+import { framesFor, quotedFew, unknownWords } from "./words.js";
 
 /** @typedef {import("./api.js").Model} Model */
 /** @typedef {import("./api.js").CreateVideo} CreateVideo */
@@ -178,7 +178,7 @@ export function sayUnknown(model, prompt) {
 /** @param {Model|null} model @param {string[]} words */
 function unknownSentence(model, words) {
   const title = model?.title ?? "This model";
-  return `${title} does not know ${quoted(words)}; ${words.length === 1 ? "it" : "they"} will change nothing.`;
+  return `${title} does not know ${quotedFew(words)}; ${words.length === 1 ? "it" : "they"} will change nothing.`;
 }
 
 /** @param {string} name @param {Record<string, number>} values */

@@ -36,8 +36,8 @@ export class Filmstrip {
    * @param {HTMLElement} overview the whole film as one thin line, where the strip is wider than the page
    * @param {Player} player
    * @param {(index: number) => Marks} marksAt
-   * @param {{open: (index: number) => boolean, last: () => number}} cues  open: a mark was clicked; whether it can still be taken back.
-   *   last: the farthest chunk with a mark
+   * @param {{open: (index: number) => boolean, at: () => number[]}} cues  open: a mark was clicked; whether it can still be taken back.
+   *   at: the chunks with which something else begins
    */
   constructor(root, overview, player, marksAt, cues) {
     this.cues = cues;
@@ -67,10 +67,22 @@ export class Filmstrip {
     this.overview.hidden = this.#count * this.#cellPx - GAP_PX <= this.#room + 0.5;
     inside(this.overview, "i").style.transform = `scaleX(${this.player.frames / this.#plannedFrames})`;
     inside(this.overview, "em").style.transform = `scaleX(${this.player.sharpFrames / this.#plannedFrames})`;
+    this.#drawCues(video);
     this.#drawCells();
     this.drawLoop();
     this.drawPlayhead();
     this.#drawGlance();
+  }
+
+  /** Where the prompt changes, on the thin line of the whole film. @param {import("./protocol.js").Video} video */
+  #drawCues(video) {
+    const frames = this.overview.hidden ? [] : [...new Set(this.cues.at())].map((index) => startFrame(video, index)).filter((frame) => frame < this.#plannedFrames);
+    const marks = this.overview.querySelectorAll("s");
+    frames.slice(marks.length).forEach(() => inside(this.overview, "b").before(document.createElement("s")));
+    for (const [place, mark] of [...this.overview.querySelectorAll("s")].entries()) {
+      if (place >= frames.length) mark.remove();
+      else mark.style.left = `${(100 * frames[place]) / this.#plannedFrames}%`;
+    }
   }
 
   #scrolled() {
@@ -104,7 +116,7 @@ export class Filmstrip {
 
   drawPlayhead() {
     const { video, frames } = this.player;
-    this.ring.hidden = this.needle.hidden = !video || frames === 0;
+    this.ring.hidden = this.needle.hidden = inside(this.overview, "b").hidden = !video || frames === 0;
     if (!video || frames === 0) return;
     const chunk = chunkOfFrame(video, this.player.frame);
     const seconds = Math.min(this.player.seconds, frames / video.fps);
@@ -121,7 +133,7 @@ export class Filmstrip {
   get #count() {
     const { video, plannedChunks, growing } = this.player;
     if (video?.num_frames !== null || !growing) return plannedChunks;
-    return plannedChunks + Math.max(ENDLESS_PLANNED, Math.min(ENDLESS_PLANNED_MOST, this.cues.last() + 1 - plannedChunks));
+    return plannedChunks + Math.max(ENDLESS_PLANNED, Math.min(ENDLESS_PLANNED_MOST, Math.max(-1, ...this.cues.at()) + 1 - plannedChunks));
   }
 
   get #room() {

@@ -12,6 +12,8 @@ import { duration, sayFirstChunk } from "./words.js";
 const LIVE_S = 4;
 const FIGURES_MS = 250;
 const SAY_WAITING_AFTER_MS = 700;
+/** As the server closes the connection (docs/protocol.md, 4404). */
+const NO_SUCH_FILM = "no such video";
 
 export class Stage {
   #badge = /** @type {HTMLButtonElement} */ (byId("badge"));
@@ -29,7 +31,7 @@ export class Stage {
     this.player = player;
     this.caption = caption;
     this.#badge.addEventListener("click", () => player.goLive());
-    inside(this.#message, "button").addEventListener("click", goOn);
+    inside(this.#message, "button").addEventListener("click", () => (player.video ? goOn() : (location.hash = "#/")));
     byId("notes").addEventListener("click", () => this.#showNotes());
     byId("retry").addEventListener("click", () => player.retry());
     byId("play-on").addEventListener("click", () => player.setCaughtUp("preview"));
@@ -51,6 +53,7 @@ export class Stage {
     const hasPicture = video !== null && this.player.frames > 0;
     byId("fullscreen").hidden = !hasPicture;
     byId("caption").hidden = !hasPicture;
+    if (!hasPicture) this.#clearBackdrop();
     this.drawCaption();
     const notes = video?.warnings ?? [];
     byId("notes").hidden = notes.length === 0;
@@ -126,7 +129,7 @@ export class Stage {
 
   #drawConnection() {
     const { connection, closedReason, frames } = this.player;
-    this.#lost.hidden = connection === "open" || connection === "connecting";
+    this.#lost.hidden = connection === "open" || connection === "connecting" || (closedReason === NO_SUCH_FILM && frames === 0);
     byId("retry").hidden = connection === "closed";
     const has = frames > 0 ? " What is here goes on playing." : "";
     setText(inside(this.#lost, "span"), connection === "closed" ? (closedReason ?? "") : `Connection lost.${has} Trying again.`);
@@ -134,7 +137,7 @@ export class Stage {
 
   /** @param {Video|null} video */
   #drawMessage(video) {
-    const words = video && messageFor(video, this.player.frames);
+    const words = video ? messageFor(video, this.player.frames) : this.#nothingHere();
     this.#message.hidden = !words;
     if (!words) return;
     this.#message.dataset.over = this.player.frames > 0 ? "film" : "nothing";
@@ -144,6 +147,14 @@ export class Stage {
     button.hidden = !words.verb;
     setText(button, words.verb ?? "");
     this.drawProgress();
+  }
+
+  /** Never a dead end: an address without a film leads back to where films are. */
+  #nothingHere() {
+    const { connection, closedReason, api } = this.player;
+    if (connection !== "closed") return null;
+    const why = closedReason === NO_SUCH_FILM ? "It was deleted, or its address is not whole." : "";
+    return { what: "This film cannot be shown", why, verb: api.grant ? "" : "To the start page" };
   }
 
   /** How far the very first chunk has come: there is nothing else to look at. */
@@ -158,6 +169,12 @@ export class Stage {
     this.#firstStep ??= { step: progress.step, at_ms: performance.now() };
     inside(meter, "i").style.transform = `scaleX(${Math.min(1, progress.step / progress.steps)})`;
     setText(inside(this.#message, ".why"), sayFirstChunk(progress, this.#firstStep, performance.now()));
+  }
+
+  /** It would be of another film. */
+  #clearBackdrop() {
+    const canvas = /** @type {HTMLCanvasElement} */ (byId("backdrop"));
+    canvas.getContext("2d")?.clearRect(0, 0, canvas.width, canvas.height);
   }
 
   /** A few big pixels of the film, stretched smoothly behind it: cheap, and the stage is never an empty black box. */

@@ -5,6 +5,7 @@ import { besideAddress, inFamilies } from "./family.js";
 import { byId, inside, setText } from "./dom.js";
 import { startFrame } from "./index.js";
 import { stateOf } from "./library.js";
+import { momentOf } from "./plan.js";
 
 /** @typedef {import("./protocol.js").Video} Video */
 /** @typedef {import("./family.js").Member} Member */
@@ -58,16 +59,16 @@ export class BranchTree {
     if (!current || facts === this.#drawn) return;
     this.#drawn = facts;
     const focused = document.activeElement?.getAttribute("href");
-    this.#list.replaceChildren(...members.map(({ video }) => this.#row(video, current)));
+    this.#list.replaceChildren(...members.map((member) => this.#row(member, current)));
     if (focused) /** @type {HTMLElement|null} */ (this.#list.querySelector(`[href="${focused}"]`))?.focus();
     this.#drawLines(members, current);
   }
 
-  /** @param {Video} video @param {Video} current */
-  #row(video, current) {
+  /** @param {Member} member @param {Video} current */
+  #row({ video, parent }, current) {
     const row = Object.assign(document.createElement("div"), { className: "row", role: "listitem" });
     const isCurrent = video.id === current.id;
-    const link = Object.assign(document.createElement("a"), { href: `#/video/${video.id}`, textContent: video.title || video.prompt });
+    const link = Object.assign(document.createElement("a"), { href: `#/video/${video.id}`, textContent: nameIn(video, parent) });
     link.title = `${video.title || video.prompt} · ${stateOf(video)}`;
     if (isCurrent) link.setAttribute("aria-current", "page");
     row.append(link);
@@ -92,6 +93,12 @@ export class BranchTree {
     svg.replaceChildren(...parts, ...forks);
     setText(inside(this.#root, "h2"), "Branches of this film");
   }
+}
+
+/** Of two films with one name the branch is told by where it leaves the other. @param {Video} video @param {Video|null} parent */
+export function nameIn(video, parent) {
+  const name = video.title || video.prompt;
+  return parent && name === (parent.title || parent.prompt) ? `the same, ${video.fork_index ? `from ${momentOf(video, video.fork_index)}` : "afresh"}` : name;
 }
 
 /** @param {string} name @param {Record<string, string>} attributes */

@@ -40,6 +40,14 @@ export function quoted(words) {
   return marked.length < 2 ? marked.join("") : `${marked.slice(0, -1).join(", ")} and ${marked.at(-1)}`;
 }
 
+const MOST_QUOTED = 5;
+
+/** “a”, “b”, “c”, “d” and 12 more. @param {string[]} words */
+export function quotedFew(words) {
+  if (words.length <= MOST_QUOTED) return quoted(words);
+  return `${words.slice(0, MOST_QUOTED - 1).map((word) => `“${word}”`).join(", ")} and ${words.length - MOST_QUOTED + 1} more`;
+}
+
 /** A film's state as one says it. @param {import("./protocol.js").Video} video */
 export function sayState({ state, frames, fps, ended_by, error }) {
   const length = duration(frames / fps);

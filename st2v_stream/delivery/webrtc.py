@@ -39,6 +39,9 @@ SDP = "application/sdp"
 CONNECT_S = 15.0
 """A viewer that has its answer and never connects is let go."""
 
+OFFER_S = 10.0
+"""An offer that has not arrived by then will not; meanwhile it holds one of the places."""
+
 _PROFILES: dict[Rendition, Profile] = {"preview": "baseline", "enhanced": "high"}
 
 
@@ -319,12 +322,14 @@ async def _read_offer_body(request: Request) -> bytes:
         raise InvalidRequest("this body cannot be read", expected=SDP, received=content_type or "no content type")
     body = bytearray()
     try:
-        async for piece in request.stream():
-            body += piece
-            if len(body) > MAX_OFFER_BYTES:
-                raise TooLarge("the offer is too large", expected=f"at most {MAX_OFFER_BYTES} bytes", received="more")
-    except ClientDisconnect:
-        raise InvalidRequest("the offer has not arrived", expected="a whole body", received="a part of it") from None
+        async with asyncio.timeout(OFFER_S):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > MAX_OFFER_BYTES:
+                    raise TooLarge("the offer is too large", expected=f"at most {MAX_OFFER_BYTES} bytes", received="more")
+    except (ClientDisconnect, TimeoutError):
+        expected = f"a whole body within {OFFER_S:g} s"
+        raise InvalidRequest("the offer has not arrived", expected=expected, received="a part of it") from None
     return bytes(body)
 
 
@@ -343,4 +348,4 @@ async def _close_peer(peer: Peer) -> None:
     try:
         await peer.aclose()
     except TimeoutError:
-        log.warning("a WebRTC connection took too long to close and was left")
+        log.warning("a WebRTC connection took too long to close and was cut")

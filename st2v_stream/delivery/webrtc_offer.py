@@ -12,7 +12,6 @@ Source: RFC 8866 (SDP), RFC 8839 (candidates), RFC 6184 section 8.1 (H.264 param
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -31,8 +30,8 @@ MAX_SECTIONS = 4
 MAX_CANDIDATES = 16
 """Per section; each one believed is sent up to seven checks."""
 
-_TRANSLATED = tuple(ip_network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32"))
-"""IPv6 ranges that carry an IPv4 address, which may be a private one: NAT64, 6to4, Teredo."""
+_TRANSLATED = tuple(ip_network(text) for text in ("::/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32"))
+"""IPv6 ranges that carry an IPv4 address, which may be a private one: IPv4-compatible, NAT64, 6to4, Teredo."""
 
 _PROFILES: dict[str, Profile] = {"42": "baseline", "64": "high"}
 _NEEDED = ("ice-ufrag", "ice-pwd", "fingerprint")
@@ -103,10 +102,13 @@ def _decode(body: bytes) -> str:
 
 
 def _split(text: str) -> tuple[Section, list[Section]]:
-    """The session's lines, and those of every media section."""
+    """The session's lines, and those of every media section.
+
+    Lines end where aiortc sees them end (a lone CR, U+2028 and more): what is one line here must not be two of them there.
+    """
     session: Section = []
     sections: list[Section] = []
-    for line in re.split(r"\r?\n", text.strip()):
+    for line in text.strip().splitlines():
         if line.startswith("m="):
             sections.append([])
         (sections[-1] if sections else session).append(line)
@@ -146,7 +148,7 @@ def _is_kept(line: str, believed: Sequence[Network]) -> bool:
         return False
     if not _is_candidate(line):
         return True
-    fields = line.split()  # foundation, component, transport, priority, address, port, typ, type, ...
+    fields = line.removeprefix("a=candidate:").split()  # foundation, component, transport, priority, address, port, typ, type
     return len(fields) >= 8 and fields[2].lower() == "udp" and is_believed(fields[4], believed)
 
 

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 LINGER_S = 2.0
 """After the last frame of a film that has ended, somebody may still make it go on."""
 
+HELD_S = 60.0
+"""The film has ended, not all of it is enhanced, and for so long nothing was heard of the enhancer: then no more will come."""
+
 REPLAY_S = 0.25
 """A viewer is put back to the key frame at most this often, however much it complains."""
 
@@ -115,7 +118,7 @@ class Reel:
 
     def start_at(self, time_s: float) -> int:
         """From the beginning: the chunk of that moment comes first; the frames of it to skip. Raises `BeyondTheEnd`."""
-        frame = int(time_s * self.fps)
+        frame = int(time_s * self.fps + 1e-6)  # n / fps s is frame n, whatever the division left
         segments = list(self._there.values())
         place = bisect_right([segment.start for segment in segments], frame) - 1
         end = segments[-1].start + segments[-1].frames if segments else 0
@@ -136,6 +139,8 @@ class Reel:
                 async for item in items:
                     if not isinstance(item, Progress):
                         self._note(item)
+                    elif item.rendition == self._rendition:
+                        self._changed.set()
         finally:
             self._is_over = True
             self._changed.set()
@@ -149,7 +154,7 @@ class Reel:
                 self.position += 1
                 return segment
             try:
-                async with asyncio.timeout(LINGER_S if self._has_ended else None):
+                async with asyncio.timeout(self._patience_s):
                     await self._changed.wait()
             except TimeoutError:
                 return None
@@ -170,9 +175,11 @@ class Reel:
         return self._view.ended_by is None
 
     @property
-    def _has_ended(self) -> bool:
-        """Nothing more will come: the film is done, and so is this rendition of it."""
-        return not self.is_growing and self.position >= self._view.chunks
+    def _patience_s(self) -> float | None:
+        """How long to wait for a word of the chunk at `position`; None: as long as it takes."""
+        if self.is_growing:
+            return None
+        return LINGER_S if self.position >= self._view.chunks else HELD_S
 
     def _begin_at(self, position: int) -> None:
         self.position = position

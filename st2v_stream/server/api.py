@@ -35,6 +35,7 @@ from st2v_stream.server.auth import Access
 from st2v_stream.server.directing import DeletedList, Directing
 from st2v_stream.server.metrics import Metrics
 from st2v_stream.server.openapi import Operation, openapi_document
+from st2v_stream.server.page import asyncapi_response
 from st2v_stream.server.provenance import Provenance
 from st2v_stream.server.requests import (
     MAX_CREATE_BYTES,
@@ -194,6 +195,7 @@ class Api:
             Operation("GET", "/v1/system", self.get_system, "Device, model state, running videos, viewers", dict[str, Any]),
             Operation("GET", "/metrics", self.get_metrics, "Prometheus metrics", "text/plain"),
             Operation("GET", "/openapi.json", self.get_openapi, "This document", dict[str, Any], open=True),
+            Operation("GET", "/asyncapi.yaml", self.get_asyncapi, "The WebSocket protocol", "application/yaml", open=True),
             Operation("GET", "/healthz", self.get_health, "200 while the process answers", open=True),
             Operation("GET", "/readyz", self.get_readiness, "200 when videos can be made, else 503", open=True),
         ]
@@ -398,6 +400,10 @@ class Api:
     async def get_openapi(self, request: Request) -> Response:
         """GET /openapi.json."""
         return JSONResponse(openapi_document(self.operations()))
+
+    async def get_asyncapi(self, request: Request) -> Response:
+        """GET /asyncapi.yaml."""
+        return asyncapi_response(request)
 
     async def get_health(self, request: Request) -> Response:
         """GET /healthz."""

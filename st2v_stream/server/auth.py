@@ -1,7 +1,8 @@
 """Who may: the owner's token, grants in the path, exact Host and Origin. One gate for every route, HTTP and WebSocket alike.
 
 The gate decides before any route is looked up, and by default refuses: open are only the static page, /openapi.json,
-/healthz and /readyz. There are no cookies, so a foreign page can make a browser send a request but never the token.
+/asyncapi.yaml, /healthz and /readyz. There are no cookies, so a foreign page can make a browser send a request but never
+the token.
 """
 
 from __future__ import annotations

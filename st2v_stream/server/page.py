@@ -1,4 +1,7 @@
-"""The page: plain files from `web/` (in a checkout) or from inside the package (in a wheel). Nothing else is readable."""
+"""The page: plain files from `web/` (in a checkout) or from inside the package (in a wheel). Nothing else is readable.
+
+And the protocol `st2v.v1` as a document for programs, which is a page of `docs/`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from st2v_stream.errors import NotFound
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _HOMES = (_PACKAGE.parent / "web", _PACKAGE / "web")
+_ASYNCAPI = (_PACKAGE.parent / "docs" / "asyncapi.yaml", _PACKAGE / "docs" / "asyncapi.yaml")
 
 MIME_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -39,9 +43,21 @@ def page_response(request: Request, web: Path, path: str) -> Response:
     inside = file.is_relative_to(web.resolve()) and not any(part.startswith(".") for part in parts)
     if not inside or file.suffix not in MIME_TYPES or not file.is_file():
         raise NotFound("no such page", received="/" + path)
+    return _file_response(request, file, MIME_TYPES[file.suffix])
+
+
+def asyncapi_response(request: Request) -> Response:
+    """What is said over the WebSocket, as an AsyncAPI document. Raises `NotFound` where it was not installed."""
+    file = next((home for home in _ASYNCAPI if home.is_file()), None)
+    if file is None:
+        raise NotFound("the document is not installed", received="/asyncapi.yaml")
+    return _file_response(request, file, "application/yaml")
+
+
+def _file_response(request: Request, file: Path, media_type: str) -> Response:
     found = file.stat()
     etag = f'"{found.st_mtime_ns:x}-{found.st_size:x}"'
     headers = {"ETag": etag, "Cache-Control": "no-cache"}
     if is_current(request, etag):
         return Response(status_code=304, headers=headers)
-    return FileResponse(file, media_type=MIME_TYPES[file.suffix], headers=headers)
+    return FileResponse(file, media_type=media_type, headers=headers)

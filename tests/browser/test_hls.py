@@ -186,6 +186,7 @@ def test_delta_updates_make_the_very_list_that_there_is(
         video = director.add(10)
         watched = open_player(link(port, video))
         watched.until("document.getElementById('video').readyState >= 2")
+        watched.ask("hls.config.maxMaxBufferLength = 5")  # what is fetched before the cut stays
         for index, revision in [(10, 0), (20, 1)]:  # grown on from there, the second time after a cut
             watched.ask("(() => { window.parts = []; })()")
             while watched.ask("parts.filter((skipped) => skipped > 0).length") < 2:
@@ -195,6 +196,7 @@ def test_delta_updates_make_the_very_list_that_there_is(
                 watched.page.wait_for_timeout(500)
             watched.until(f"hls.levels[0].details.fragments.length === {index}")
             if revision == 0:
+                assert watched.ask("problems") == []
                 do(lambda: director.reset(video, 20))
         do(lambda: director.state(video, state="completed", ended_by="length"))
         watched.until("!hls.levels[0].details.live")
@@ -203,7 +205,9 @@ def test_delta_updates_make_the_very_list_that_there_is(
             assert listed == re.findall(r"^segments/.*", whole.read().decode(), flags=re.MULTILINE)
         require_seeks(watched, [4, 60, 167, 0])
         seek_until(watched, 172, 1172)
-        assert watched.ask("problems.filter((said) => said.includes('true'))") == []
+        # HLS has no way to take back what was listed: hls.js is told to go on, as docs/watching.md says, and reads it anew
+        fatal = set(watched.ask("problems.filter((said) => said.includes('true'))"))
+        assert fatal <= {"networkError levelParsingError true"}
 
 
 def seek_until(watched: Watched, frame: int, number: int) -> None:

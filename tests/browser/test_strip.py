@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from playwright.sync_api import ViewportSize
+from playwright.sync_api import FloatRect, ViewportSize
 
 from st2v_stream.generators.testcard import read_frame_number
 from tests.browser.conftest import OpenPage
@@ -29,13 +29,11 @@ _GLANCED = """() => {
   return btoa(String.fromCharCode(...context.getImageData(0, 0, 256, 24).data));
 }"""
 
-Box = dict[str, float]
 
-
-def box_of(watched: Watched, selector: str) -> Box:
+def box_of(watched: Watched, selector: str) -> FloatRect:
     box = watched.page.locator(selector).bounding_box()
     assert box is not None, f"{selector} is not in sight"
-    return dict(box)
+    return box
 
 
 def until_glance(watched: Watched, number: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_network
 
 import pytest
+from aiortc.sdp import SessionDescription
 
 from st2v_stream.delivery.webrtc_offer import (
     MAX_CANDIDATES,
@@ -35,7 +36,7 @@ def candidate(host: str, transport: str = "udp") -> str:
 PRIVATE = [
     "10.0.0.1", "172.16.3.4", "192.168.1.7", "127.0.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "255.255.255.255",
     "224.0.1.1", "::1", "fe80::1", "fd00::2", "ff02::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::1",
-    "2001:0:a00:1::1", "6a1d.local", "metadata.example", "localhost", "", "1.2.3.4.5", "0x7f.1",
+    "2001:0:a00:1::1", "::10.0.0.1", "6a1d.local", "metadata.example", "localhost", "", "1.2.3.4.5", "0x7f.1",
 ]  # fmt: skip
 
 
@@ -52,6 +53,23 @@ def test_public_addresses_are_believed(host: str) -> None:
     read = read_offer(offer(more=candidate(host)))
     assert host in read.sdp
     assert read.refused_candidates == 0
+
+
+@pytest.mark.parametrize("end", ["\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\n", "\r\n"])
+def test_what_aiortc_takes_for_a_line_is_read_as_one(end: str) -> None:
+    hidden = f"a=x:y{end}{candidate('127.0.0.1')}"
+    read = read_offer(offer(more=hidden))
+    assert [read.refused_candidates, "127.0.0.1" in read.sdp] == [1, False]
+    assert SessionDescription.parse(read.sdp).media[0].ice_candidates == []
+    with pytest.raises(InvalidRequest, match="audio at most"):
+        read_offer(offer(more=f"a=x:y{end}m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\n"))
+
+
+def test_a_candidate_that_begins_with_a_blank_is_read_as_aiortc_reads_it() -> None:
+    line = candidate("127.0.0.1").replace("candidate:1 1 udp 2130706431", "candidate: 1 1 udp 2130706431")
+    read = read_offer(offer(more=line))
+    assert [read.refused_candidates, "127.0.0.1" in read.sdp] == [1, False]
+    assert "8.8.8.8" in read_offer(offer(more=line.replace("127.0.0.1", "8.8.8.8"))).sdp
 
 
 def test_configured_networks_are_believed() -> None:

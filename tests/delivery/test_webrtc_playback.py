@@ -7,10 +7,12 @@ import heapq
 import itertools
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
 import pytest
+from server.standin import SPEC
 
 from delivery.webrtc_viewers import Filmed
 from st2v_stream.delivery import webrtc_playback
@@ -20,13 +22,14 @@ from st2v_stream.delivery.webrtc_playback import (
     REPLAY_S,
     BeyondTheEnd,
     Playback,
+    Reel,
     Seat,
     must_jump,
     open_enhanced,
     open_live,
     playback_rate,
 )
-from st2v_stream.types import Rendition
+from st2v_stream.types import Progress, Rendition
 
 FRAME_S = 1 / 8
 
@@ -363,6 +366,40 @@ async def test_enhanced_ends_when_all_of_an_ended_film_was_played() -> None:
             await clock.move(5)
             await watcher.task
             assert watcher.count == 24
+
+
+@in_loop
+async def test_what_nobody_enhances_any_more_is_not_waited_for_for_ever() -> None:
+    director = Filmed()
+    video = director.add(2)
+    director.segment(video, 0, rendition="enhanced")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(webrtc_playback, "HELD_S", 0.5)
+        async with playing(director, video, "enhanced") as (playback, clock):
+            watcher = Watcher(playback, clock)
+            director.state(video, state="stopped", ended_by="stopped")
+            await clock.move(5)
+            for step in range(8):
+                await asyncio.sleep(0.1)
+                director.step(video, Progress(1, step, 8, rendition="enhanced"))
+            assert not playback.has_ended, "somebody is at work"
+            await watcher.task
+            assert playback.has_ended
+            assert watcher.count == 16
+
+
+@in_loop
+async def test_the_moment_of_a_frame_is_that_frame() -> None:
+    director = Filmed()
+    video = director.add(8, spec=replace(SPEC, fps=24))
+    for index in range(8):
+        director.segment(video, index, rendition="enhanced")
+    view = await director.get(video)
+    for frame in range(view.frames):
+        reel = Reel(director, view, "enhanced")
+        await reel.open()
+        skipped = reel.start_at(frame / 24)
+        assert SPEC.start_of(reel.position) + skipped == frame
 
 
 @in_loop

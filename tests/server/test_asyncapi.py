@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import struct
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -160,12 +161,19 @@ def test_close_codes_are_those_of_the_server_and_of_the_page() -> None:
     assert final == {code for code, said in documented.items() if code > 4000 and not said["come_back"]}
 
 
+def document_of(url: str) -> Any:
+    with urllib.request.urlopen(f"{url}/asyncapi.yaml", timeout=20) as answer:
+        assert answer.headers["Content-Type"] == "application/yaml"
+        return yaml.safe_load(answer.read())
+
+
 def test_what_a_real_server_says_fits(tmp_path: Path) -> None:
     asyncio.run(hear_a_real_server(tmp_path))
 
 
 async def hear_a_real_server(tmp_path: Path) -> None:
     async with served(tmp_path) as url:
+        assert await asyncio.to_thread(document_of, url) == DOCUMENT, "who asks needs no token"
         client = Client(url, TOKEN)
         film = await client.create("a numbered film", num_frames=None)
         address = f"ws{url.removeprefix('http')}/v1/videos/{film['id']}/watch"

@@ -21,7 +21,7 @@ from st2v_stream.errors import InvalidRequest
 from st2v_stream.server.app import create_app
 from st2v_stream.server.auth import SECURITY_HEADERS, owner_token
 
-OPEN = {"/openapi.json", "/healthz", "/readyz", "/{path}"}
+OPEN = {"/openapi.json", "/asyncapi.yaml", "/healthz", "/readyz", "/{path}"}
 GRANTS = GrantKey(TOKEN)
 WS = "ws://127.0.0.1:8000"
 
@@ -207,7 +207,7 @@ def test_the_token_is_never_echoed_as_a_subprotocol(stranger: TestClient, direct
 
 
 def test_open_is_what_should_be(stranger: TestClient, director: Standin) -> None:
-    for path in ("/", "/index.html", "/app.js", "/openapi.json", "/healthz", "/readyz"):
+    for path in ("/", "/index.html", "/app.js", "/openapi.json", "/asyncapi.yaml", "/healthz", "/readyz"):
         response = stranger.get(path)
         assert response.status_code == 200, path
         assert_secured(response)

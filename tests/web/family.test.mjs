@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { branchPoints, inFamilies } from "../../web/family.js";
-import { familyOf, lanes } from "../../web/tree.js";
+import { familyOf, lanes, nameIn } from "../../web/tree.js";
 
 const film = (id, parent_id = null, fork_index = null) => ({ id, parent_id, fork_index });
 
@@ -33,4 +33,12 @@ test("a family drawn over time: one line per film, each leaving the one it comes
   assert.deepEqual(branch.fork, { x: 60, y: 34 }, "at six of twenty seconds");
   assert.ok(branch.path.startsWith("M60 34C") && branch.path.endsWith("H150"));
   assert.equal(branch.planned, "M150 78H200");
+});
+
+test("a branch with its parent's name is told by where it leaves it", () => {
+  const grid = { first_chunk_frames: 16, chunk_frames: 8, fps: 8 };
+  const parent = { ...grid, title: "", prompt: "a boat", fork_index: null };
+  const names = [parent, { ...parent, fork_index: 4 }, { ...parent, fork_index: 0 }, { ...parent, title: "At sea", fork_index: 4 }].map((video) => nameIn(video, parent));
+  assert.deepEqual(names, ["the same, afresh", "the same, from 0:05", "the same, afresh", "At sea"]);
+  assert.equal(nameIn(parent, null), "a boat");
 });

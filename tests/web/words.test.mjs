@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { bytes, duration, framesFor, moment, quoted, readHash, sayFirstChunk, sayIn, unknownWords } from "../../web/words.js";
+import { bytes, duration, framesFor, moment, quoted, quotedFew, readHash, sayFirstChunk, sayIn, unknownWords } from "../../web/words.js";
 
 test("durations and moments", () => {
   assert.deepEqual([0, 9.99, 62, 3605].map(duration), ["0:00", "0:09", "1:02", "1:00:05"]);
@@ -16,6 +16,8 @@ test("unknown words: the server's rule", () => {
 
 test("quoting", () => {
   assert.deepEqual([[], ["a"], ["a", "b"], ["a", "b", "c"]].map(quoted), ["", "“a”", "“a” and “b”", "“a”, “b” and “c”"]);
+  assert.equal(quotedFew(["a", "b", "c", "d", "e"]), "“a”, “b”, “c”, “d” and “e”");
+  assert.equal(quotedFew(["a", "b", "c", "d", "e", "f"]), "“a”, “b”, “c”, “d” and 2 more");
 });
 
 test("lengths in frames", () => {
