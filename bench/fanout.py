@@ -3,10 +3,11 @@
 Starts the real server in a process of its own on loopback, with a grainy test card that grows at a steady pace, and viewers in
 another process, so that their CPU is not counted. One film per column: 1, 50, 200 viewers, then 60 of which 20 take nothing (a
 tiny receive buffer, never read). Every viewer that reads must get every segment once and in order. Printed: deliveries; CPU
-of the server per delivery beyond those to one viewer (that is: without making and encoding the film); memory per viewer
-beyond what a film with one viewer takes; how late the server's event loop wakes up beside a control ticker in a process that
-does nothing else; how much later than the first viewer the others get a chunk; seconds between chunks, which must not depend on
-who watches; and how many viewers were cut off.
+of the server per viewer that joins, and then, once all are there, per delivery, both beyond what it takes for one viewer (that
+is: without making and encoding the film; with a delivery go its progress messages and its acknowledgement); memory per viewer
+beyond what a film with one viewer takes; how late the server's event loop wakes up, while they join and then, beside a control
+ticker in a process that does nothing else; how much later than the first viewer the others get a chunk; seconds between chunks,
+which must not depend on who watches; and how many viewers were cut off.
 
     python bench/fanout.py [--viewers 1 50 200] [--stalled 20 --among 60] [--chunks 40] [--pace 0.5]
 
@@ -154,6 +155,25 @@ def stall(host: str, port: int, path: str) -> socket.socket:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What the server has done so far (or, as a difference, meanwhile)."""
+
+    wall_s: float
+    cpu_s: float
+    sent: int
+    late: dict[float, int]
+    """Wake-ups of the event loop at most so many seconds late."""
+
+    def since(self, before: Spent) -> Spent:
+        late = {edge: count - before.late[edge] for edge, count in self.late.items()}
+        return Spent(self.wall_s - before.wall_s, self.cpu_s - before.cpu_s, self.sent - before.sent, late)
+
+    @property
+    def late_p99_ms(self) -> float:
+        return 1000 * p99_between(dict.fromkeys(self.late, 0), self.late)
+
+
+@dataclass(frozen=True)
 class Row:
     """One film and its viewers."""
 
@@ -164,11 +184,11 @@ class Row:
     lost: int
     twice_or_unordered: int
     kilobytes: float
-    cpu_s: float
+    joining: Spent
+    watching: Spent
     grown_mib: float
     late_p50_ms: float
     late_p99_ms: float
-    loop_p99_ms: float
     control_p99_ms: float
     gap_median_s: float
     gap_max_s: float
@@ -220,6 +240,10 @@ class Server:
     def resident_bytes(self) -> int:
         return int(self._facts.memory_info().rss)
 
+    def spent(self) -> Spent:
+        metrics = self.metrics()
+        return Spent(time.perf_counter(), self.cpu_s, counter(metrics, "st2v_segments_sent_total"), lateness_counts(metrics))
+
     def metrics(self) -> str:
         return self.client.get("/metrics").raise_for_status().text
 
@@ -242,14 +266,15 @@ def film(server: Server, reading: int, stalled: int, chunks: int) -> Row:
     before, memory = server.metrics(), server.resident_bytes
     made = server.client.post("/v1/videos", json={"prompt": f"for {reading} viewers", "num_frames": 16 + 8 * (chunks - 1)})
     url = f"ws://127.0.0.1:{server.port}/v1/videos/{made.raise_for_status().json()['id']}/watch"
-    cpu_s = server.cpu_s
+    began = server.spent()
     viewers = CONTEXT.Process(target=view, args=(url, reading, stalled, joined, results, leave))
     viewers.start()
     try:
         if not joined.wait(JOINED_S):
             raise RuntimeError("not everybody was welcomed")
+        here = server.spent()
         seen: list[Seen] = results.get(timeout=600)
-        cpu_s, memory, after = server.cpu_s - cpu_s, server.resident_bytes - memory, server.metrics()
+        spent, memory, after = (here.since(began), server.spent().since(here)), server.resident_bytes - memory, server.metrics()
     finally:
         leave.set()
         stop.set()
@@ -257,7 +282,7 @@ def film(server: Server, reading: int, stalled: int, chunks: int) -> Row:
         viewers.join(20)
         if viewers.is_alive():
             viewers.terminate()
-    return summarise(seen, stalled, chunks, cpu_s, memory, before, after, late)
+    return summarise(seen, stalled, chunks, spent, memory, before, after, late)
 
 
 def p99(values: list[float]) -> float:
@@ -265,8 +290,16 @@ def p99(values: list[float]) -> float:
 
 
 def summarise(
-    seen: list[Seen], stalled: int, chunks: int, cpu_s: float, memory: int, before: str, after: str, late: list[float]
+    seen: list[Seen],
+    stalled: int,
+    chunks: int,
+    spent: tuple[Spent, Spent],
+    memory: int,
+    before: str,
+    after: str,
+    late: list[float],
 ) -> Row:
+    joining, watching = spent
     expected = list(range(chunks))
     arrivals = {index: sorted(one.at_s[one.indexes.index(index)] for one in seen if index in one.indexes) for index in expected}
     after_first = sorted(1000 * (at - first) for first, *others in arrivals.values() for at in others)
@@ -281,11 +314,11 @@ def summarise(
         lost=sum(chunks - len(set(one.indexes)) for one in seen),
         twice_or_unordered=sum(one.indexes != sorted(set(one.indexes)) for one in seen),
         kilobytes=sum(one.size_bytes for one in seen) / delivered / 1000,
-        cpu_s=cpu_s,
+        joining=joining,
+        watching=watching,
         grown_mib=memory / MIB,
         late_p50_ms=statistics.median(after_first or [0.0]),
         late_p99_ms=p99(after_first),
-        loop_p99_ms=1000 * p99_between(lateness_counts(before), lateness_counts(after)),
         control_p99_ms=1000 * p99(late),
         gap_median_s=statistics.median(gaps),
         gap_max_s=max(gaps),
@@ -293,13 +326,20 @@ def summarise(
     )
 
 
+def cpu_us_per_delivery(row: Row, alone: Row) -> float | None:
+    """Beyond what one viewer's film takes in the same time."""
+    share = row.watching.wall_s / alone.watching.wall_s
+    more = row.watching.sent - share * alone.watching.sent
+    return 1e6 * (row.watching.cpu_s - share * alone.watching.cpu_s) / more if more > 0 else None
+
+
 def table(rows: list[Row]) -> list[dict[str, float | int | None]]:
     """The rows as numbers; what one viewer costs is what many cost beyond one."""
     alone = rows[0]
     lines: list[dict[str, float | int | None]] = []
     for row in rows:
-        more = row.delivered - alone.delivered
-        per_delivery = 1e6 * (row.cpu_s - alone.cpu_s) / more if more > 0 and row.viewers > 1 else None
+        per_delivery = cpu_us_per_delivery(row, alone) if row.viewers > 1 else None
+        per_join = 1e3 * (row.joining.cpu_s - alone.joining.cpu_s) / (row.viewers - 1) if row.viewers > 1 else None
         per_viewer = (row.grown_mib - alone.grown_mib) / (row.viewers - 1) if row.viewers > 1 else None
         lines.append(
             {
@@ -310,12 +350,14 @@ def table(rows: list[Row]) -> list[dict[str, float | int | None]]:
                 "lost": row.lost,
                 "twice_or_unordered": row.twice_or_unordered,
                 "kilobytes": row.kilobytes,
-                "cpu_s": row.cpu_s,
+                "cpu_s": row.joining.cpu_s + row.watching.cpu_s,
+                "cpu_ms_per_join": per_join,
                 "cpu_us_per_delivery": per_delivery,
                 "mib_per_viewer": per_viewer,
                 "late_p50_ms": row.late_p50_ms,
                 "late_p99_ms": row.late_p99_ms,
-                "loop_late_p99_ms": row.loop_p99_ms,
+                "loop_late_joining_p99_ms": row.joining.late_p99_ms,
+                "loop_late_p99_ms": row.watching.late_p99_ms,
                 "control_late_p99_ms": row.control_p99_ms,
                 "chunk_gap_median_s": row.gap_median_s,
                 "chunk_gap_max_s": row.gap_max_s,
@@ -352,7 +394,7 @@ def main() -> int:
     lines = run(args)
     for name in lines[0]:
         cells = ["-" if line[name] is None else f"{line[name]:.3f}".removesuffix(".000") for line in lines]
-        print(f"{name:22}" + "".join(f"{cell:>12}" for cell in cells))
+        print(f"{name:25}" + "".join(f"{cell:>12}" for cell in cells))
     print(json.dumps({"bench": "fanout", "rows": lines}))
     return int(any(line["lost"] or line["twice_or_unordered"] for line in lines))
 

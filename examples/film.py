@@ -4,6 +4,8 @@ The file plays while it grows; Ctrl-C ends the film, and what is there stays.
 """
 
 import argparse
+import time
+from contextlib import suppress
 
 from st2v_stream import FilmFile, Timeline, enhance_chunks, iterate, load_enhancer, load_generator, stream_chunks
 
@@ -23,7 +25,9 @@ if args.enhance:
     sharp = enhance_chunks(load_enhancer(args.enhance), film)
     film = (each.chunk async for each in sharp)
 
-with FilmFile(args.output, generator.spec, rendition="enhanced" if args.enhance else "preview", overwrite=True) as file:
+rendition, began_s = "enhanced" if args.enhance else "preview", time.monotonic()
+with suppress(KeyboardInterrupt), FilmFile(args.output, generator.spec, rendition=rendition, overwrite=True) as file:
     for chunk in iterate(film):
         file.append(chunk)
-        print(f"frames {chunk.start} to {chunk.start + len(chunk.frames) - 1}, made in {chunk.making_s:.1f} s", flush=True)
+        after_s = time.monotonic() - began_s
+        print(f"frames {chunk.start} to {chunk.start + len(chunk.frames) - 1} after {after_s:.1f} s", flush=True)

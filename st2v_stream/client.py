@@ -36,7 +36,7 @@ from st2v_stream.config import read_config
 from st2v_stream.delivery.protocol import RENDITIONS, SUBPROTOCOL, BinaryHeader, CloseCode, Kind
 from st2v_stream.errors import Forbidden, InvalidRequest, NotFound, NotReady, St2vError
 from st2v_stream.types import EnhancePolicy, Rendition
-from st2v_stream.watch import DEFAULT_SERVER, FIRST_RETRY_S, LAST_RETRY_S, MAX_MESSAGE_BYTES, Address, find_address
+from st2v_stream.watch import DEFAULT_SERVER, FIRST_RETRY_S, LAST_RETRY_S, MAX_MESSAGE_BYTES, Address, find_address, is_of_now
 
 if TYPE_CHECKING:
     from st2v_stream.delivery.resource import VideoJson
@@ -476,7 +476,8 @@ class _Watching:
         self._until_ended = until_ended
         self._inits: dict[int, bytes] = {}
         self._lengths = (0, 0)
-        self._log_end = 0
+        self._welcome: Mapping[str, Any] = {}
+        self._then: Mapping[str, Any] = {}
 
     async def once(self) -> AsyncGenerator[Mapping[str, Any], None]:
         """Over one connection. Ends when the film has ended or the connection is closed in good order."""
@@ -509,9 +510,11 @@ class _Watching:
     def _take_text(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         if message["type"] == "welcome":
             self._lengths = message["video"]["first_chunk_frames"], message["video"]["chunk_frames"]
-            self._log_end = message["cursor"]
-        if message["type"] in ("state", "ended"):  # an end in the past, before the film was continued, is no end
-            self.has_ended = message["type"] == "ended" and message["seq"] >= self._log_end
+            self._welcome, self._then = message, message["video"]
+        if message["type"] == "state":
+            self._then, self.has_ended = message["video"], False
+        if message["type"] == "ended":
+            self.has_ended = is_of_now(message, self._then, self._welcome)
         self.cursor = max(self.cursor, message.get("seq", 0))
         return message
 

@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -151,6 +151,17 @@ class Seen:
         return " · ".join(parts)
 
 
+def is_of_now(ended: Mapping[str, Any], then: Mapping[str, Any], welcome: Mapping[str, Any]) -> bool:
+    """Whether an `ended` is the film's end, and not one in its past after which it went on.
+
+    then: the video as the `state` before it said. The log may go on after the end, as the film is made sharp: a viewer of
+    the preview alone hears nothing of that.
+    """
+    now = welcome["video"]
+    is_the_same = all(then[name] == now[name] for name in ("ended_by", "completed_at", "frames"))
+    return bool(ended["seq"] >= welcome["cursor"] or (now["ended_by"] is not None and is_the_same))
+
+
 class InOrder:
     """Gives segments on from chunk 0, each once and in order; what was given on cannot be taken back."""
 
@@ -173,10 +184,16 @@ class InOrder:
         self._waiting = {index: kept for index, kept in self._waiting.items() if index < from_index}
 
 
+class WindowClosed(Exception):
+    """The player has ended before the film."""
+
+
 class Player:
     """A window that shows the film while it grows: ffplay, fed with the init segment and every segment in order."""
 
     PROGRAM: ClassVar[str] = "ffplay"
+    SIGNALLED: ClassVar[int] = 123
+    """How ffplay ends on SIGINT and SIGTERM."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -194,7 +211,7 @@ class Player:
         return Player(await asyncio.create_subprocess_exec(program, *options, stdin=asyncio.subprocess.PIPE))
 
     async def take(self, header: BinaryHeader, payload: bytes) -> None:
-        """Give one binary message on; waits while the player has enough. Raises `BrokenPipeError` when it was closed."""
+        """Give one binary message on; waits while the player has enough. Raises `WindowClosed`."""
         if header.kind == Kind.INIT:
             if self._init is None:
                 self._init = payload
@@ -211,6 +228,13 @@ class Player:
         """Chunks from there on are made anew."""
         self._order.reset(from_index)
 
+    async def closed(self) -> None:
+        """Wait until somebody has closed the window. Raises `InvalidRequest` where there can be none (no screen)."""
+        status = await self._process.wait()
+        if status > 0 and status != self.SIGNALLED:
+            received = f"{self.PROGRAM} ended with {status}"
+            raise InvalidRequest("the player does not play", expected="a screen, or no --play", received=received, param="play")
+
     async def close(self, *, at_once: bool) -> None:
         """Wait until all of it was shown, or end it."""
         if self._process.returncode is None and at_once:
@@ -222,8 +246,11 @@ class Player:
 
     async def _write(self, payload: bytes) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(payload)
-        await self._process.stdin.drain()
+        try:
+            self._process.stdin.write(payload)
+            await self._process.stdin.drain()
+        except (BrokenPipeError, ConnectionResetError):
+            raise WindowClosed from None
 
 
 # ---------------------------------------------------------------- following
@@ -241,10 +268,12 @@ class Watcher:
         self._player = player
         self._show = show
         self._cursor = 0
+        self._welcome: Mapping[str, Any] = {}
+        self._has_ended = False
         self._chunks: set[int] = set()
 
     async def run(self) -> None:
-        """Until the film has ended. Raises `Refused` when the server does not want this viewer."""
+        """Until the film has ended. Raises `Refused` when the server does not want this viewer, `WindowClosed`."""
         wait_s = FIRST_RETRY_S
         while True:
             before = self._cursor
@@ -252,8 +281,6 @@ class Watcher:
                 if await self._watch_once():
                     return
             except (ConnectionClosed, InvalidStatus, OSError) as error:
-                if isinstance(error, BrokenPipeError):
-                    return  # somebody closed the player's window
                 self._require_worth_trying(error)
             wait_s = FIRST_RETRY_S if self._cursor > before else min(LAST_RETRY_S, wait_s * 2)
             self._show(f"connection lost, trying again in {wait_s:.1f} s")
@@ -270,10 +297,19 @@ class Watcher:
             async for message in socket:
                 if isinstance(message, bytes):
                     await self._take_binary(socket, message)
-                elif self._take_text(json.loads(message)):
-                    return True
+                else:
+                    self._take_text(json.loads(message))
                 self._show(self.seen.line(time.monotonic()))
+                if self._is_over():
+                    return True
         return False
+
+    def _is_over(self) -> bool:
+        """Whether the film has ended; who watches the enhanced one alone waits for all of it, as long as there may be more."""
+        video = self.seen.video
+        may_come = video["enhancer"] is not None and video["enhance"] != "none" and video["enhance_error"] is None
+        is_short = self._renditions == ["enhanced"] and self.seen.frames < video["frames"]
+        return self._has_ended and not (is_short and may_come)
 
     async def _take_binary(self, socket: ClientConnection, message: bytes) -> None:
         header, payload = BinaryHeader.unpack(message)
@@ -288,11 +324,13 @@ class Watcher:
             self._cursor = header.seq
             await socket.send(json.dumps({"type": "ack", "seq": header.seq}))
 
-    def _take_text(self, message: dict[str, Any]) -> bool:
+    def _take_text(self, message: dict[str, Any]) -> None:
         kind = message["type"]
         self._cursor = max(self._cursor, message.get("seq", 0))
         if kind in ("welcome", "state"):
             self.seen.video = message["video"]
+            self._has_ended = self._has_ended and message["video"]["ended_by"] is not None
+            self._welcome = message if kind == "welcome" else self._welcome
         elif kind == "progress":
             self.seen.progress = message
         elif kind == "reset":
@@ -300,7 +338,8 @@ class Watcher:
             self._count()
             if self._player is not None:
                 self._player.reset(message["from_index"])
-        return bool(kind == "ended")
+        elif kind == "ended":
+            self._has_ended = is_of_now(message, self.seen.video, self._welcome)
 
     def _count(self) -> None:
         first, further = self.seen.video["first_chunk_frames"], self.seen.video["chunk_frames"]
@@ -320,14 +359,32 @@ async def follow_film(address: Address, *, rendition: str, play: bool, show: Cal
     video = await asyncio.to_thread(ask, address, "GET", address.path)
     player = await Player.open(video["title"]) if play else None
     watcher = Watcher(address, Seen(video), rendition, player, show)
-    ended = False
-    try:
+    if player is None:
         await watcher.run()
-        ended = True
-    finally:
-        if player is not None:
-            await player.close(at_once=not ended)
+    else:
+        await _show(watcher, player)
     return watcher.seen
+
+
+async def _show(watcher: Watcher, player: Player) -> None:
+    """Until all of the film was shown, or the window is closed."""
+    watching, closed = asyncio.create_task(watcher.run()), asyncio.create_task(player.closed())
+    was_fed = False
+    try:
+        await asyncio.wait({watching, closed}, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            if watching.done():
+                watching.result()
+                was_fed = True
+            else:
+                closed.result()
+        except WindowClosed:
+            await closed
+    finally:
+        watching.cancel()
+        closed.cancel()
+        await asyncio.gather(watching, closed, return_exceptions=True)
+        await player.close(at_once=not was_fed)
 
 
 # ---------------------------------------------------------------- the command line

@@ -27,6 +27,7 @@ from websockets.asyncio.server import ServerConnection
 
 from st2v_stream import watch
 from st2v_stream.cli import build_parser, main
+from st2v_stream.client import Client
 from st2v_stream.config import Config
 from st2v_stream.delivery.protocol import BinaryHeader, Kind
 from st2v_stream.errors import InvalidRequest
@@ -139,17 +140,51 @@ def test_play_feeds_a_player_every_frame_once(served: Served, window: Path) -> N
     assert "-window_title A film" in (window.parent / "arguments").read_text()
 
 
-def test_who_closes_the_window_has_seen_enough(
-    served: Served, window: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_enhanced_film_is_shown_to_its_end_which_comes_after_the_films(served: Served, window: Path) -> None:
+    director, _, do = served
+    video = director.add(3, enhance="watched", enhancer="lanczos")
+    director.segment(video, 0, rendition="enhanced", revision=1)
+
+    def make() -> None:
+        do(lambda: director.state(video, state="completed", ended_by="length"))
+        for index in (1, 2):
+            time.sleep(0.2)
+            do(lambda index=index: director.segment(video, index, rendition="enhanced", revision=1))  # type: ignore[misc]
+
+    maker = threading.Thread(target=make)
+    maker.start()
+    assert main(["watch", video, "--server", url(served), "--play", "--rendition", "enhanced"]) == 0
+    maker.join()
+    with av.open(io.BytesIO(window.read_bytes())) as film:
+        assert sum(1 for _ in film.decode(video=0)) == 32
+    assert main(["watch", video, "--server", url(served), "--rendition", "preview"]) == 0, "its log ends with others"
+
+    async def chunks() -> list[int]:
+        async with Client(url(served), TOKEN) as client:
+            return [chunk.index async for chunk in client.watch(video, renditions=["preview"])]
+
+    assert asyncio.run(asyncio.wait_for(chunks(), 20)) == [0, 1, 2]
+
+
+def test_what_is_sharp_in_part_and_stays_so_is_watched_as_far_as_it_goes(served: Served) -> None:
+    director, *_ = served
+    video = director.add(3, enhance="none", enhancer="lanczos")
+    director.segment(video, 0, rendition="enhanced")
+    director.state(video, state="completed", ended_by="length")
+    assert main(["watch", video, "--server", url(served), "--rendition", "enhanced"]) == 0
+
+
+def test_who_closes_the_window_has_seen_enough(served: Served, window: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also while the film is made and nothing new comes, and while the player is being fed."""
-    monkeypatch.setenv("ST2V_TOKEN", TOKEN)
     director, *_ = served
     growing, long = director.add(2), director.add(40, ended=True)
     for video in (growing, long):
         (window.parent / "bin" / "ffplay").write_text("#!/bin/sh\nexec head -c 1500 > /dev/null\n")
         assert main(["watch", video, "--server", url(served), "--play"]) == 0
     assert "connection lost" not in capsys.readouterr().out, "it was not the server that left"
+    (window.parent / "bin" / "ffplay").write_text("#!/bin/sh\nexit 1\n")
+    assert main(["watch", growing, "--server", url(served), "--play"]) == 2
+    assert "expected a screen, or no --play, received 'ffplay ended with 1'" in capsys.readouterr().err
 
 
 def test_play_without_a_player(served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,7 +196,8 @@ def test_play_without_a_player(served: Served, monkeypatch: pytest.MonkeyPatch, 
 
 VIDEO = {
     "state": "running", "fps": 8, "num_frames": None, "ended_by": None, "first_chunk_frames": 16, "chunk_frames": 8,
-    "error": None, "title": "A film",
+    "error": None, "title": "A film", "frames": 32, "enhance": "none", "enhancer": None, "enhance_error": None,
+    "completed_at": None,
 }  # fmt: skip
 
 
@@ -171,7 +207,9 @@ def test_a_lost_connection_is_taken_up_where_it_was() -> None:
     async def serve(socket: ServerConnection) -> None:
         hellos.append(json.loads(await socket.recv()))
         seq = hellos[-1]["cursor"] + 1
-        await socket.send(json.dumps({"type": "welcome", "video": VIDEO}))
+        await socket.send(json.dumps({"type": "welcome", "cursor": 3, "video": VIDEO}))
+        if seq == 2:  # it was stopped, and continued before this viewer came back
+            await socket.send(json.dumps({"type": "ended", "seq": seq, "ended_by": "stopped"}))
         await socket.send(BinaryHeader(Kind.SEGMENT, "preview", seq - 1, 0, 1, seq).pack() + b"segment")
         assert json.loads(await socket.recv()) == {"type": "ack", "seq": seq}
         if seq == 3:

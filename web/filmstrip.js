@@ -26,6 +26,7 @@ const ENDLESS_PLANNED_MOST = 60;
 export class Filmstrip {
   #cellPx = MAX_CELL_PX;
   /** @type {Map<number, HTMLElement>} */ #cells = new Map();
+  /** @type {WeakMap<HTMLElement, Promise<string>>} of each cell, as asked for last */ #pictures = new WeakMap();
   #videoId = "";
   #dragging = false;
   #resumeAfterDrag = false;
@@ -239,18 +240,20 @@ export class Filmstrip {
 
   /** @param {HTMLElement} cell @param {number} index */
   #showPicture(cell, index) {
-    if (cell.dataset.pictured) return;
-    cell.dataset.pictured = "yes";
-    this.player.api.thumbnail(this.#videoId, index).then(
-      (url) => cell.dataset.pictured && cell.prepend(pictureOf(url)),
-      () => delete cell.dataset.pictured,
+    if (this.#pictures.has(cell)) return;
+    const asked = this.player.api.thumbnail(this.#videoId, index);
+    this.#pictures.set(cell, asked);
+    const isWanted = () => this.#pictures.get(cell) === asked; // the chunk may have been made anew meanwhile
+    asked.then(
+      (url) => isWanted() && cell.prepend(pictureOf(url)),
+      () => isWanted() && this.#pictures.delete(cell),
     );
   }
 
   /** @param {HTMLElement} cell */
   #dropPicture(cell) {
     cell.querySelector("img")?.remove();
-    delete cell.dataset.pictured;
+    this.#pictures.delete(cell);
   }
 
   /** @param {number} left */

@@ -33,6 +33,9 @@ export class Library {
   #search = "";
   /** @type {ReturnType<typeof setTimeout>|undefined} */ #typing;
   /** @type {ReturnType<typeof setInterval>|undefined} */ #leafing;
+  /** Pictures are asked for once their film is in sight: the film on the stage needs the line more. */
+  #sight = new IntersectionObserver((seen) => this.#cameInSight(seen));
+  /** @type {WeakSet<Element>} */ #seen = new WeakSet();
 
   /** @param {HTMLElement} root @param {Api} api @param {Verbs} verbs */
   constructor(root, api, verbs) {
@@ -81,7 +84,9 @@ export class Library {
   /** @param {string} videoId */
   remove(videoId) {
     this.#videos.delete(videoId);
-    this.#items.get(videoId)?.remove();
+    const item = this.#items.get(videoId);
+    if (item) this.#sight.unobserve(item);
+    item?.remove();
     this.#items.delete(videoId);
     this.#sayEmpty();
     this.verbs.changed();
@@ -145,7 +150,7 @@ export class Library {
       inside(item, `.${name}`).setAttribute("aria-label", `${act} ${video.title || video.prompt}`);
       inside(item, `.${name}`).title = act;
     }
-    if (video.chunks > 0) this.#showPicture(item, video);
+    if (video.chunks > 0 && this.#seen.has(item)) this.#showPicture(item, video);
     return item;
   }
 
@@ -162,6 +167,7 @@ export class Library {
     this.#markCurrent(video.id, item);
     this.#items.set(video.id, item);
     this.list.append(item);
+    this.#sight.observe(item);
     return item;
   }
 
@@ -170,6 +176,17 @@ export class Library {
     const link = inside(item, "a");
     if (id === this.#current) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
+  }
+
+  /** @param {IntersectionObserverEntry[]} entries */
+  #cameInSight(entries) {
+    for (const { target } of entries.filter(({ isIntersecting }) => isIntersecting)) {
+      this.#sight.unobserve(target);
+      this.#seen.add(target);
+      const [id] = [...this.#items].find(([, item]) => item === target) ?? [""];
+      const video = this.#videos.get(id);
+      if (video && video.chunks > 0) this.#showPicture(/** @type {HTMLElement} */ (target), video);
+    }
   }
 
   /** @param {HTMLElement} item @param {Video} video */

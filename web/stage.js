@@ -12,7 +12,7 @@ import { duration, sayFirstChunk } from "./words.js";
 const LIVE_S = 4;
 const FIGURES_MS = 250;
 const SAY_WAITING_AFTER_MS = 700;
-/** As the server closes the connection (docs/protocol.md, 4404). */
+/** As the server closes the connection (docs/protocol.md, 4004). */
 const NO_SUCH_FILM = "no such video";
 
 export class Stage {

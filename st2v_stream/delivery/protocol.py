@@ -203,40 +203,32 @@ class Conversation:
         del described["hash"]
         return {"type": "init", **described}
 
-    def init_bytes(self, segment: SegmentRef, init: bytes) -> bytes:
-        """The init segment as a binary message."""
+    def init_header(self, segment: SegmentRef) -> bytes:
+        """What comes before the init segment in its binary message."""
         header = BinaryHeader(Kind.INIT, segment.rendition, segment.index, segment.revision, self._init_id(segment), 0)
-        return header.pack() + init
+        return header.pack()
 
-    def segment_bytes(self, seq: int, segment: SegmentRef, payload: bytes) -> bytes:
-        """The segment as a binary message; it counts as in flight until acknowledged."""
+    def segment_header(self, seq: int, segment: SegmentRef) -> bytes:
+        """What comes before the segment in its binary message; it counts as in flight until acknowledged."""
         self._in_flight.append(seq)
         self._newest_seq = max(self._newest_seq, seq)
         header = BinaryHeader(Kind.SEGMENT, segment.rendition, segment.index, segment.revision, self._init_id(segment), seq)
-        return header.pack() + payload
+        return header.pack()
+
+    def note(self, item: LogEntry | Progress) -> None:
+        """The `texts` of this item are being sent."""
+        if isinstance(item, LogEntry):
+            self._newest_seq = max(self._newest_seq, item.seq)
 
     def texts(self, item: LogEntry | Progress) -> list[Json]:
         """The text messages that a log entry (other than a segment) or a progress report becomes."""
-        if isinstance(item, Progress):
-            return [{"type": "progress", **progress_json(item)}]
-        self._newest_seq = max(self._newest_seq, item.seq)
-        if item.kind == "state" and item.view is not None:
-            state: Json = {"type": "state", "seq": item.seq, "video": video_json(item.view)}
-            return [state, self.ended(item.seq, item.view)] if has_ended(item) else [state]
-        if item.kind == "reset":
-            return [{"type": "reset", "seq": item.seq, "from_index": item.index}]
-        if item.kind == "cue":
-            return [{"type": "cue", **cue_note_json(item)}]
-        return []
+        self.note(item)
+        return texts(item)
 
     def skipped(self, seq: int, indexes: range) -> Json:
         """Segments of these chunks were left out for a viewer that wants the live edge; `seq`: of the last of them."""
         self._newest_seq = max(self._newest_seq, seq)
         return {"type": "skipped", "seq": seq, "from_index": indexes.start, "to_index": indexes.stop}
-
-    def ended(self, seq: int, view: VideoView) -> Json:
-        """The film has ended; it may go on later, the socket stays open."""
-        return {"type": "ended", "seq": seq, "ended_by": view.ended_by}
 
     def _init_json(self, segment: SegmentRef) -> Json:
         return {
@@ -250,6 +242,25 @@ class Conversation:
 
     def _init_id(self, segment: SegmentRef) -> int:
         return self._init_ids.setdefault(segment.init, len(self._init_ids) + 1)
+
+
+def texts(item: LogEntry | Progress) -> list[Json]:
+    """The text messages that a log entry (other than a segment) or a progress report becomes, for every viewer the same."""
+    if isinstance(item, Progress):
+        return [{"type": "progress", **progress_json(item)}]
+    if item.kind == "state" and item.view is not None:
+        state: Json = {"type": "state", "seq": item.seq, "video": video_json(item.view)}
+        return [state, ended_message(item.seq, item.view)] if has_ended(item) else [state]
+    if item.kind == "reset":
+        return [{"type": "reset", "seq": item.seq, "from_index": item.index}]
+    if item.kind == "cue":
+        return [{"type": "cue", **cue_note_json(item)}]
+    return []
+
+
+def ended_message(seq: int, view: VideoView) -> Json:
+    """The film has ended; it may go on later, the socket stays open."""
+    return {"type": "ended", "seq": seq, "ended_by": view.ended_by}
 
 
 def error_message(code: str, message: str) -> Json:

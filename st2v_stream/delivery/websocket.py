@@ -11,15 +11,16 @@ A viewer that wants the live edge and takes chunks more slowly than they play is
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from st2v_stream.delivery.fanout import Outbox, Outgoing, text
 from st2v_stream.delivery.film import following
 from st2v_stream.delivery.protocol import (
     MAX_IN_FLIGHT,
@@ -33,6 +34,7 @@ from st2v_stream.delivery.protocol import (
     Json,
     Want,
     covers,
+    ended_message,
     error_message,
 )
 from st2v_stream.errors import NotFound, St2vError
@@ -42,6 +44,13 @@ log = logging.getLogger(__name__)
 
 ABORT_EXTENSION = "st2v.abort"
 """Key of scope["extensions"] under which the server may offer a function that drops the connection at once."""
+
+WRITE_EXTENSION = "st2v.write"
+"""Key under which it may offer one that writes a whole WebSocket frame, or says False when the socket takes no bytes now. (It
+raises OSError on a closed one.)"""
+
+WRITABLE_EXTENSION = "st2v.writable"
+"""Key under which it then offers one that waits until the socket takes bytes, or is closed."""
 
 EDGE_CHUNKS = 2
 """How many of the newest chunks a viewer that is skipped ahead still gets: pages stay one and a half behind the newest."""
@@ -100,9 +109,13 @@ async def watch(
     *,
     limits: WatchLimits | None = None,
     allowed_for_s: float | None = None,
+    outbox: Outbox | None = None,
 ) -> None:
-    """Serve one viewer until it leaves, the video is deleted or its permission (None = no end) runs out."""
-    viewer = _Viewer(websocket, director, video_id, metrics, limits or WatchLimits())
+    """Serve one viewer until it leaves, the video is deleted or its permission (None = no end) runs out.
+
+    outbox: shared by all viewers of the server.
+    """
+    viewer = _Viewer(websocket, director, video_id, metrics, limits or WatchLimits(), outbox or Outbox())
     metrics.viewer_joined()
     try:
         await viewer.run(allowed_for_s)
@@ -145,9 +158,19 @@ class _LeftOut:
 
 class _Viewer:
     def __init__(
-        self, websocket: WebSocket, director: Director, video_id: str, metrics: ViewerMetrics, limits: WatchLimits
+        self,
+        websocket: WebSocket,
+        director: Director,
+        video_id: str,
+        metrics: ViewerMetrics,
+        limits: WatchLimits,
+        outbox: Outbox,
     ) -> None:
         self._websocket = websocket
+        self._outbox = outbox
+        offered = websocket.scope.get("extensions", {})
+        self._write: Callable[[bytes], bool] | None = offered.get(WRITE_EXTENSION)
+        self._until_writable: Callable[[], Awaitable[Any]] | None = offered.get(WRITABLE_EXTENSION)
         self._director = director
         self._video_id = video_id
         self._metrics = metrics
@@ -237,9 +260,11 @@ class _Viewer:
                     if isinstance(item, LogEntry) and item.segment is not None:
                         await self._send_or_leave_out(item, item.segment)
                     else:
-                        await self._tell_left_out()
-                        for message in self._conversation.texts(item):
-                            await self._send_json(message)
+                        if self._left_out.indexes:
+                            await self._tell_left_out()
+                        self._conversation.note(item)
+                        for outgoing in self._outbox.texts(item):
+                            await self._send(outgoing)
         except NotFound as error:
             await self._say_if_it_lives(str(error))
         await self._say_if_it_lives("the video's log has ended")
@@ -265,7 +290,7 @@ class _Viewer:
             if entry.segment is not None:
                 await self._send_segment(entry, entry.segment)
         if view.ended_by is not None and (newcomer or hello.cursor >= snapshot.seq):
-            await self._send_json(self._conversation.ended(snapshot.seq, view))
+            await self._send_json(ended_message(snapshot.seq, view))
         return snapshot.seq if newcomer else hello.cursor
 
     async def _send_or_leave_out(self, entry: LogEntry, segment: SegmentRef) -> None:
@@ -277,7 +302,8 @@ class _Viewer:
         if self._left_out.covers(entry):
             self._left_out.add(entry)
             return
-        await self._tell_left_out()
+        if self._left_out.indexes:
+            await self._tell_left_out()
         await self._send_segment(entry, segment)
 
     async def _skip_if_too_slow(self, segment: SegmentRef) -> None:
@@ -295,10 +321,11 @@ class _Viewer:
 
     async def _tell_left_out(self) -> None:
         indexes, self._left_out.indexes = self._left_out.indexes, range(0)
-        if indexes:
-            await self._send_json(self._conversation.skipped(self._left_out.seq, indexes))
+        await self._send_json(self._conversation.skipped(self._left_out.seq, indexes))
 
     async def _until_room(self) -> None:
+        if self._conversation.has_room:
+            return
         with self._waiting():
             while not self._conversation.has_room:
                 self._acknowledged.clear()
@@ -320,25 +347,40 @@ class _Viewer:
         announcement = self._conversation.new_init(segment)
         if announcement is not None:
             await self._send_json(announcement)
-            init = await self._director.read_blob(segment.init)
-            await self._send_bytes(self._conversation.init_bytes(segment, init))
-        payload = await self._director.read_blob(segment.hash)
+            header = self._conversation.init_header(segment)
+            await self._send(await self._outbox.binary(header, segment.init, self._director.read_blob))
+        header = self._conversation.segment_header(entry.seq, segment)
+        outgoing = await self._outbox.binary(header, segment.hash, self._director.read_blob)
         with self._waiting():
-            await self._send_bytes(self._conversation.segment_bytes(entry.seq, segment, payload))
-        self._metrics.segment_sent(len(payload))
+            await self._send(outgoing)
+        self._metrics.segment_sent(segment.size_bytes)
 
     async def _send_json(self, message: Json) -> None:
-        await self._send({"type": "websocket.send", "text": json.dumps(message, separators=(",", ":"))})
+        await self._send(text(message))
 
-    async def _send_bytes(self, message: bytes) -> None:
-        await self._send({"type": "websocket.send", "bytes": message})
+    async def _send(self, outgoing: Outgoing) -> None:
+        """At once if the socket takes bytes, which costs neither a timer nor a lock. Raises `ViewerGone`."""
+        try:
+            is_sent = self._write is not None and not self._sending.locked() and self._write(outgoing.frame)
+        except OSError:
+            raise ViewerGone from None
+        if not is_sent:
+            await self._send_or_abort(partial(self._send_slowly, outgoing))
 
-    async def _send(self, message: Message) -> None:
+    async def _send_slowly(self, outgoing: Outgoing) -> None:
+        """Without a copy of one's own while waiting, where that can be had."""
+        if self._write is None or self._until_writable is None:
+            await self._websocket.send(outgoing.message())
+            return
+        while not self._write(outgoing.frame):
+            await self._until_writable()
+
+    async def _send_or_abort(self, send: Callable[[], Awaitable[None]]) -> None:
         """Send within the deadline or cut the viewer off. Raises `ViewerGone`."""
         async with self._sending:
             try:
                 async with asyncio.timeout(self._limits.send_s):
-                    await self._websocket.send(message)
+                    await send()
             except TimeoutError:
                 self._abort()
                 raise ViewerGone from None
@@ -355,6 +397,7 @@ class _Viewer:
         try:
             if closing.error is not None:
                 await self._send_json(closing.error)
-            await self._send({"type": "websocket.close", "code": int(closing.code), "reason": closing.reason[:120]})
+            said: Message = {"type": "websocket.close", "code": int(closing.code), "reason": closing.reason[:120]}
+            await self._send_or_abort(partial(self._websocket.send, said))
         except ViewerGone:
             return

@@ -22,6 +22,7 @@ from starlette.websockets import WebSocket
 from st2v_stream import __version__
 from st2v_stream.config import Config
 from st2v_stream.delivery.events import event_stream
+from st2v_stream.delivery.fanout import Outbox
 from st2v_stream.delivery.file import IMMUTABLE, REVALIDATE, MovieCache, content_disposition, is_current, movie_response
 from st2v_stream.delivery.film import read_film
 from st2v_stream.delivery.grants import GrantKey, items_while_allowed, while_allowed
@@ -150,6 +151,7 @@ class Api:
     limits: WatchLimits
     whep: WhepDoor
     decoders: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_DECODERS))
+    outbox: Outbox = field(default_factory=Outbox)
 
     def operations(self) -> list[Operation]:
         """Everything the API can do."""
@@ -366,7 +368,10 @@ class Api:
         else:
             access: Access = websocket.state.access
             allowed_for_s = access.remaining_s
-            work = watch(websocket, self.director, video_id, self.metrics, limits=self.limits, allowed_for_s=allowed_for_s)
+            work = watch(
+                websocket, self.director, video_id, self.metrics,
+                limits=self.limits, allowed_for_s=allowed_for_s, outbox=self.outbox,
+            )  # fmt: skip
             if not await while_allowed(work, self.grants.revocations, access.grant):
                 await close_revoked(websocket)
 

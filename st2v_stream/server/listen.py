@@ -11,8 +11,9 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
 
-from st2v_stream.delivery.websocket import ABORT_EXTENSION
+from st2v_stream.delivery.websocket import ABORT_EXTENSION, WRITABLE_EXTENSION, WRITE_EXTENSION
 from st2v_stream.errors import InvalidRequest
 
 TCP_USER_TIMEOUT_MS = 20_000
@@ -22,16 +23,30 @@ MAX_INCOMING_BYTES = 64 * 1024
 BACKLOG = 512
 
 
-class AbortableWebSocket(WebSocketsSansIOProtocol):  # type: ignore[misc]
-    """Offers the handler a way to drop the connection at once: in uvicorn 0.54 neither close(), nor returning, nor a ping
-    timeout frees a client that does not read, because all of them wait until its socket takes bytes."""
+class DirectWebSocket(WebSocketsSansIOProtocol):  # type: ignore[misc]
+    """Offers the handler two short ways to the socket.
+
+    To drop the connection at once: in uvicorn 0.54 neither close(), nor returning, nor a ping timeout frees a client that does
+    not read, because all of them wait until its socket takes bytes. And to write a frame that is the same for all viewers.
+    """
 
     def handle_connect(self, event: Any) -> None:
-        """Accept the handshake, and put the function into the scope before the application sees it."""
+        """Accept the handshake, and put the functions into the scope before the application sees it."""
         super().handle_connect(event)
         scope = getattr(self, "scope", None)
         if scope is not None:
             scope.setdefault("extensions", {})[ABORT_EXTENSION] = self.transport.abort
+            if not self.config.ws_per_message_deflate:
+                scope["extensions"] |= {WRITE_EXTENSION: self.write_frame, WRITABLE_EXTENSION: self.writable.wait}
+
+    def write_frame(self, frame: bytes) -> bool:
+        """Write a whole frame; False when the socket takes no bytes now. Raises `OSError` when the connection is not open."""
+        if not self.writable.is_set():
+            return False
+        if self.conn.state is not State.OPEN or self.transport.is_closing():
+            raise ConnectionResetError("the connection is not open")
+        self.transport.write(frame)
+        return True
 
 
 class Server(uvicorn.Server):  # type: ignore[misc]
@@ -101,7 +116,7 @@ def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http="h11",
-        ws=AbortableWebSocket,
+        ws=DirectWebSocket,
         ws_per_message_deflate=False,
         ws_max_size=MAX_INCOMING_BYTES,
         ws_ping_interval=20.0,

@@ -19,15 +19,16 @@ def iterate(stream: AsyncGenerator[T, None]) -> Generator[T, None, None]:
     """
     _require_no_loop()
     with asyncio.Runner() as runner:
+        steps: list[asyncio.Task[T]] = []
         try:
             while True:
                 try:
-                    item = runner.run(_next(stream))
+                    item = runner.run(_next(stream, steps))
                 except StopAsyncIteration:
                     return
                 yield item
         finally:
-            runner.run(stream.aclose())
+            runner.run(_close(stream, steps))
 
 
 def _require_no_loop() -> None:
@@ -38,5 +39,17 @@ def _require_no_loop() -> None:
     raise InvalidRequest("an event loop runs here already", expected="`async for` over the stream", received="`iterate`")
 
 
-async def _next(stream: AsyncGenerator[T, None]) -> T:
+async def _next(stream: AsyncGenerator[T, None], steps: list[asyncio.Task[T]]) -> T:
+    task = asyncio.current_task()
+    assert task is not None
+    steps[:] = [task]
     return await anext(stream)
+
+
+async def _close(stream: AsyncGenerator[T, None], steps: list[asyncio.Task[T]]) -> None:
+    """A second Ctrl-C leaves the step that the first one cancelled where it is: it ends before the stream is closed."""
+    for step in steps:
+        if not step.cancelling():
+            step.cancel()
+    await asyncio.gather(*steps, return_exceptions=True)
+    await stream.aclose()

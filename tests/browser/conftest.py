@@ -61,6 +61,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def storybook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The built-in model and its enhancer; a test leaves no film running."""
+    server = Served(tmp_path_factory.mktemp("storybook"), ["storybook+enhancer"])
+    server.start()
+    yield server
+    server.stop()
+
+
 @pytest.fixture
 def open_page(browser: BrowserContext, served: Served) -> Iterator[OpenPage]:
     """Open pages; at the end of the test none may have had an error, a foreign request or a CSP violation."""

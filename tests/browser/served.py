@@ -66,7 +66,7 @@ def _make(name: str) -> ModelEntry:
 
 
 def _plain(name: str) -> ModelEntry:
-    """testcard makes 1.4 s of film per second, quick as fast as it can, slow 0.4 s per second, frail fails once.
+    """testcard makes 1.4 s of film per second, quick as fast as it can, slow 0.6 s per second, frail fails once.
 
     The pictures of wide are larger; the films of sharpened are made as fast as it can, and made sharp at twice their size.
     """
@@ -75,7 +75,7 @@ def _plain(name: str) -> ModelEntry:
     if name == "quick":
         return _entry(TestCard(steps=STEPS, name=name))
     if name == "slow":
-        return _entry(TestCard(steps=STEPS, seconds_per_step=0.25, name=name))
+        return _entry(TestCard(steps=STEPS, seconds_per_step=0.17, name=name))
     if name == "frail":
         return _entry(Frail(steps=STEPS, name=name, vocabulary=WORDS))
     if name == "wide":

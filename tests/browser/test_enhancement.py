@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -229,14 +228,6 @@ def until_shown_sharp(watched: Watched, chunk: int) -> None:
 
 
 # ---------------------------------------------------------------- the built-in model
-
-
-@pytest.fixture
-def storybook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    server = Served(tmp_path_factory.mktemp("data"), ["storybook+enhancer"])
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.mark.timeout(900)

@@ -123,17 +123,17 @@ def test_chromium_plays_the_playlist_by_itself(open_player: OpenPlayer, served: 
 
 
 def test_a_growing_film_is_followed_without_a_gap_and_ends(open_player: OpenPlayer, served: Served) -> None:
-    video = served.call("POST", "v1/videos", {"prompt": "a film that grows", "model": "testcard", "num_frames": 120})["id"]
+    video = served.call("POST", "v1/videos", {"prompt": "a film that grows", "model": "testcard", "num_frames": 72})["id"]
     watched = open_player(share(served, video))  # long before the first chunk: the playlist is waited for
     play(watched)
     wait_for_frame(watched, 24)
     assert watched.ask("[hls.levels[0].details.type, hls.levels[0].details.live]") == ["EVENT", True]
     assert served.call("GET", f"v1/videos/{video}")["state"] == "running"
-    wait_for_frame(watched, 119, 30)
+    wait_for_frame(watched, 71, 30)
     watched.until("document.getElementById('video').ended")
     assert watched.ask("hls.levels[0].details.live") is False
     require_each_at_its_time(watched)
-    require_seeks(watched, [119, 0, 63, 64, 55, 56])
+    require_seeks(watched, [71, 0, 63, 64, 55, 56])
     assert watched.ask("problems.filter((said) => said.includes('true'))") == []
 
 

@@ -218,8 +218,8 @@ def test_a_slow_maker_is_waited_for_without_losing_a_frame(open_page: OpenPage) 
 
 
 def test_films_are_listed_opened_and_deleted(open_page: OpenPage, served: Served) -> None:
-    served.call("POST", "v1/videos", {"prompt": "a film to delete", "model": "quick", "num_frames": 16})
-    watched = open_page()
+    film = served.call("POST", "v1/videos", {"prompt": "a film to delete", "model": "quick", "num_frames": 16})["id"]
+    watched = open_page(allowed_errors="404")
     watched.until_text("#films", "a film to delete")
     item = watched.page.locator("#films > ul > li", has_text="a film to delete")
     watched.page.goto(watched.served.url + "#/")
@@ -236,6 +236,10 @@ def test_films_are_listed_opened_and_deleted(open_page: OpenPage, served: Served
     item.locator(".delete").click()
     watched.until("document.body.dataset.view === 'empty'")
     assert item.count() == 0
+    watched.page.goto(f"{watched.served.url}#/video/{film}")
+    watched.until_text("#message", "This film cannot be shown")
+    watched.page.click("#message button")
+    watched.until("document.body.dataset.view === 'empty'")
     watched.until("!document.getElementById('deleted').hidden")  # and later still, from the list of what was deleted
     watched.page.click("#deleted-toggle")
     gone = watched.page.locator("#deleted .row", has_text="a film to delete")

@@ -82,9 +82,10 @@ def two_chunks(generator: StreamingT2V, preset: str = "default", reference: Refe
     return np.concatenate([frames, more]), memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["published", "default"])
 @pytest.mark.parametrize("reference", [None, PICTURE], ids=["text", "image"])
-@pytest.mark.parametrize("base", ["ModelscopeT2V", "AnimateDiff", pytest.param("SVD", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("base", ["ModelscopeT2V", "AnimateDiff", "SVD"])
 def test_the_same_frames(home: Path, base: str, reference: Reference | None, preset: str) -> None:
     if preset == "published" and base == "AnimateDiff":
         pytest.skip("nothing in it that the other combinations do not have")

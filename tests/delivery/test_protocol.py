@@ -113,7 +113,7 @@ def test_window_closes_at_eight_and_acks_are_cumulative() -> None:
     for entry in entries[:8]:
         assert spoken.has_room
         assert entry.segment is not None
-        spoken.segment_bytes(entry.seq, entry.segment, b"")
+        spoken.segment_header(entry.seq, entry.segment)
     assert not spoken.has_room
     spoken.receive(json.dumps({"type": "ack", "seq": entries[0].seq}))
     assert spoken.has_room
@@ -135,7 +135,7 @@ def test_init_is_announced_once_per_socket() -> None:
     assert spoken.new_init(first) == announced
     assert spoken.new_init(second) is None
     assert spoken.new_init(sharp) == announced | {"id": 2, "rendition": "enhanced"}
-    header, payload = BinaryHeader.unpack(spoken.init_bytes(first, b"ftyp"))
+    header, payload = BinaryHeader.unpack(spoken.init_header(first) + b"ftyp")
     assert (header.kind, header.init_id, header.seq, payload) == (Kind.INIT, 1, 0, b"ftyp")
 
 

@@ -491,8 +491,8 @@ def test_ice_settings_are_checked_where_they_are_read(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- leaks
 
 
-@pytest.mark.slow
-def test_fifty_connects_and_disconnects_leave_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [pytest.param(15, marks=pytest.mark.slow), pytest.param(50, marks=pytest.mark.long)])
+def test_connects_and_disconnects_leave_nothing_behind(tmp_path: Path, count: int) -> None:
     async def connect(server: Any, video: str) -> None:
         async with rtc_viewer(server, f"{video}/whep") as seen:
             await seen.until(1)
@@ -506,7 +506,7 @@ def test_fifty_connects_and_disconnects_leave_nothing_behind(tmp_path: Path) -> 
             for _ in range(10):
                 await connect(server, video)
             before = await _left(process)
-            for _ in range(50):
+            for _ in range(count):
                 await connect(server, video)
             after = await _left(process, before)
             print(f"{before.resident_bytes / 2**20:.1f} MiB, then {after.resident_bytes / 2**20:.1f} MiB; {after}")

@@ -112,10 +112,10 @@ def test_the_script_ends_with_the_film_though_it_came_in_the_middle_of_a_chunk(t
             async with rtc_viewer(server, f"{stopped}/whep") as early:
                 await early.until(22)  # all of the chunk is on the screen, and comes at once to whoever joins
                 scripts = {video: await start_script(owner, video, tmp_path / video) for video in (stopped, served)}
-                await eventually(lambda: list(taken.values()) == [8, 8, 8], PATIENCE_S)
+                await eventually(lambda: sum(count >= 8 for count in taken.values()) == 3, PATIENCE_S)
             for video in scripts:
                 director.segment(video, 2)
-            await eventually(lambda: list(taken.values())[1:] == [16, 16], PATIENCE_S)
+            await eventually(lambda: sum(count >= 16 for count in taken.values()) == 2, PATIENCE_S)
             assert (await owner.post(f"/v1/videos/{stopped}/stop")).status_code == 200
             assert await scripts[stopped].ended() == (0, "")
         assert await scripts[served].ended() == (0, ""), "the server has stopped"
@@ -136,7 +136,7 @@ def test_the_script_ends_when_nothing_says_that_it_is_over(
         video = director.add(2, spec=QUICK)
         async with running(director, tmp_path / "data", **LOOPBACK) as server, caller(server, headers=BEARER) as owner:
             script = await start_script(owner, video, tmp_path / video)
-            await eventually(lambda: list(taken.values()) == [8], PATIENCE_S)
+            await eventually(lambda: sum(taken.values()) >= 8, PATIENCE_S)
             say_nothing_more(monkeypatch)
         assert await script.ended() in ((0, ""), (1, "the connection failed\n")), "whichever aiortc says first"
         assert script.numbers() == list(range(16, 23))

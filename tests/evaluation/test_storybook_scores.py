@@ -216,13 +216,13 @@ def test_a_return_needs_a_departure() -> None:
     assert first_return(track(1, 1, 0, 0, 0, 0, 0)) is None, "it stayed away"
 
 
-@pytest.mark.slow
-def test_real_travellers_keep_their_colour(judge: Judge) -> None:
-    figures = identity_figures(judge, [shown(order) for order in identity_films(3)])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.long)])
+def test_real_travellers_keep_their_colour(judge: Judge, count: int) -> None:
+    figures = identity_figures(judge, [shown(order) for order in identity_films(count)])
     for name in ("apm", "no_apm"):
         assert figures[f"identity.{name}.came_back"].value == 1.0
         assert figures[f"identity.{name}.colour_kept"].value == 1.0
-        assert figures[f"identity.{name}.colour_kept"].n == 3
+        assert figures[f"identity.{name}.colour_kept"].n == count
 
 
 def test_a_traveller_that_comes_back_in_another_colour_is_seen(judge: Judge) -> None:

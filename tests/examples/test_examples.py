@@ -51,9 +51,9 @@ def test_the_client_reacts_to_events(tmp_path: Path) -> None:
 
 
 async def react_to_events(tmp_path: Path) -> None:
-    output = tmp_path / "night.mp4"
+    output = tmp_path / "fish.mp4"
     async with served(tmp_path / "data") as url:
-        link, options = f"{url}/#token={TOKEN}", ("--num-frames", "80", "--night-at", "2")
+        link, options = f"{url}/#token={TOKEN}", ("--num-frames", "80", "--boat-at", "2")
         command = (str(EXAMPLES / "react_to_events.py"), "--server", link, *options, "-o", str(output))
         pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
         program = await asyncio.create_subprocess_exec(sys.executable, *command, **pipes)
@@ -63,7 +63,7 @@ async def react_to_events(tmp_path: Path) -> None:
         (cue,) = await Client(url, TOKEN).cues(film["id"])
     assert len(pictures(output)) == 80
     lines = said.decode().splitlines()
-    assert f"night falls from chunk {cue['from_index']} on" in lines
+    assert f"a boat from chunk {cue['from_index']} on" in lines
     assert "preview up to 10.0 s" in lines
     assert lines[-1] == str(output)
 

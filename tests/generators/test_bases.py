@@ -125,7 +125,7 @@ def test_half_precision_differs_by_rounding(generators: dict[str, StreamingT2V],
     assert (halves - floats).abs().mean() < 0.002  # seen: 0.0006
 
 
-@pytest.mark.parametrize("base", ["ModelscopeT2V", "AnimateDiff"])
+@pytest.mark.parametrize("base", ["ModelscopeT2V", pytest.param("AnimateDiff", marks=pytest.mark.slow)])
 def test_each_field_of_the_direction_counts(generators: dict[str, StreamingT2V], base: str) -> None:
     generator = generators[base]
     before = begun(generator)

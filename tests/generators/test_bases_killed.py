@@ -23,7 +23,7 @@ from videos import living
 from st2v_stream.checkpoints.models import folder_entry
 from st2v_stream.types import CreateVideo, Generator, LogEntry, ModelEntry, Reference
 
-CHUNKS = 6
+CHUNKS = 4
 TESTS = Path(__file__).resolve().parent.parent
 
 

@@ -271,7 +271,15 @@ class Films(RuleBasedStateMachine):
             assert self.run(self.store.own_bytes(view.id)) <= view.size_bytes <= self.store.size_bytes
 
 
+PLAYED = settings(stateful_step_count=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+
 TestFilms = pytest.mark.slow(Films.TestCase)
-TestFilms.settings = settings(
-    max_examples=40, stateful_step_count=25, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-)
+TestFilms.settings = settings(PLAYED, max_examples=20)
+
+
+class ManyFilms(Films):
+    pass
+
+
+TestManyFilms = pytest.mark.long(ManyFilms.TestCase)
+TestManyFilms.settings = settings(PLAYED, max_examples=200)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 from collections.abc import AsyncGenerator
 
 import pytest
@@ -50,6 +52,25 @@ def test_what_the_stream_raises_arrives_after_what_came_before() -> None:
     with pytest.raises(ZeroDivisionError):
         next(pieces)
     assert counting.is_closed
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="Ctrl-C goes to the main thread")
+def test_pressing_ctrl_c_twice_closes_the_stream_as_well() -> None:
+    said = []
+
+    async def slow_to_end() -> AsyncGenerator[int, None]:
+        try:
+            yield 0
+            asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGINT)
+            await asyncio.sleep(60)
+        finally:
+            asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGINT)
+            await asyncio.sleep(0.05)
+            said.append("closed")
+
+    with pytest.raises(KeyboardInterrupt):
+        list(iterate(slow_to_end()))
+    assert said == ["closed"]
 
 
 def test_where_a_loop_runs_it_says_what_to_write_instead() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -54,9 +55,9 @@ def test_the_student_comes_nearer_to_the_guided_teacher() -> None:
     recipe = dataclasses.replace(TINY_DISTIL, guidance_scale=3.0, image_share=0.0, drift_share=0.0, steps=((2, 1.0),))
     stage = distil_stage(recipe)
     before = stage.validate()
-    for step in range(12):
+    for step in range(6):
         stage.train_step(step, 5e-3)
-    after = stage.validate()
+    after = stage.validate()  # seen: 0.76 of it
     assert after["steps_2"] < 0.9 * before["steps_2"], (before, after)
 
 
@@ -71,16 +72,16 @@ def test_pictures_come_nearer_too() -> None:
         return (made - wanted).pow(2).mean().item()
 
     before = error()
-    for step in range(60):
+    for step in range(40):
         stage.train_step(step, 5e-3)
-    assert error() < 0.8 * before
+    assert error() < 0.8 * before  # seen: 0.53 of it
 
 
 @pytest.mark.slow
 def test_only_the_student_learns() -> None:
-    stage = distil_stage()
+    stage = distil_stage(dataclasses.replace(TINY_DISTIL, image_share=0.0))
     teacher = {name: value.clone() for name, value in stage.teacher.state_dict().items()}
-    for step in range(4):
+    for step in range(2):
         stage.train_step(step, 1e-3)
     student = stage.parts.state_dict()
     for name, value in stage.teacher.state_dict().items():
@@ -93,13 +94,12 @@ def test_only_the_student_learns() -> None:
 @pytest.mark.slow
 def test_a_resumed_distillation_continues_bit_for_bit() -> None:
     recipe = dataclasses.replace(TINY_DISTIL, drift_share=1.0, image_share=0.0, chain_chunks=1000)
-    whole, first, second = distil_stage(recipe), distil_stage(recipe), distil_stage(recipe)
-    for step in range(6):
+    whole, second = distil_stage(recipe), distil_stage(recipe)
+    for step in range(2):
         whole.train_step(step, 1e-3)
-    for step in range(3):
-        first.train_step(step, 1e-3)
-    second.load_state_dict(first.state_dict())
-    for step in range(3, 6):
+    second.load_state_dict(copy.deepcopy(whole.state_dict()))
+    for step in range(2, 4):
+        whole.train_step(step, 1e-3)
         second.train_step(step, 1e-3)
     expected, received = whole.state_dict(), second.state_dict()
     assert int(whole.chains.ages.max()) > 0, "no chain went on: the test would not see one lost"

@@ -45,8 +45,9 @@ def test_an_export_loads_back(model: Exported) -> None:
         "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
     }
     for name, module in loaded.items():
+        received = module.state_dict()
         for key, value in getattr(parts, name).state_dict().items():
-            torch.testing.assert_close(module.state_dict()[key], value.half().float(), msg=f"{name}: {key}")
+            torch.testing.assert_close(received[key], value.half().float(), msg=f"{name}: {key}")
     again = FrameAutoencoder.from_pretrained(folder / "vae")
     assert again.config == vae.config
     frames = torch.rand(2, 3, 64, 64) * 2 - 1

@@ -236,9 +236,9 @@ def losses(log: Path) -> list[float]:
 def test_from_clips_to_a_film_through_the_command_line(home: Path, tmp_path: Path) -> None:
     """Trained in one go, and interrupted and resumed: the same model folder, which continues a clip."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert train(home, whole, "--cam-steps", "12", "--apm-steps", "6") == 0
-    assert train(home, parts, "--cam-steps", "5", "--apm-steps", "2") == 0
-    assert train(home, parts, "--cam-steps", "12", "--apm-steps", "6", "--resume") == 0
+    assert train(home, whole, "--cam-steps", "6", "--apm-steps", "4") == 0
+    assert train(home, parts, "--cam-steps", "3", "--apm-steps", "2") == 0
+    assert train(home, parts, "--cam-steps", "6", "--apm-steps", "4", "--resume") == 0
     for name in ("cam", "apm"):
         fixed = losses(whole / name / "log.jsonl")
         assert fixed[-1] < 0.99 * fixed[0], name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ import torch
 
 from st2v_stream.checkpoints.load import load_generator
 from st2v_stream.errors import InvalidRequest
+from st2v_stream.training import decoder, distil, run
 from st2v_stream.training.decoder import DecoderStage
 from st2v_stream.training.export import DISTILLED_PRESETS, GUIDED_PRESETS, export, load_export
 from st2v_stream.training.judge import JudgeRecipe
 from st2v_stream.training.loop import StopFlag
+from st2v_stream.training.preview import PreviewSettings
 from st2v_stream.training.recipe import BaseRecipe, CamApmRecipe, DecoderRecipe, DistilRecipe, PoolRecipe, Recipe
 from st2v_stream.training.run import Training
 from st2v_stream.worlds import captions
@@ -32,13 +35,38 @@ RECIPE = Recipe(
 )
 
 
-@pytest.fixture
-def origin(tmp_path: Path) -> Path:
+@pytest.fixture(autouse=True, scope="module")
+def short() -> Iterator[None]:
+    """What is checked here does not depend on how well anything is learnt or measured."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoder, "SETTLING_STEPS", 4)
+        patch.setattr(decoder, "VALIDATION_FILMS", 4)
+        patch.setattr(distil, "VALIDATION_TEACHER_STEPS", 2)
+        patch.setattr(run, "PreviewSettings", lambda: PreviewSettings(steps=2, picture_steps=2))
+        yield
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported model that `--from` starts from."""
+    folder = tmp_path_factory.mktemp("model") / "origin"
     parts = tiny_parts()
     torch.nn.init.normal_(parts.unet.conv_out.weight, std=0.05)
-    export(parts, tiny_autoencoder(), tmp_path / "origin")
-    return tmp_path / "origin"
+    export(parts, tiny_autoencoder(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(origin: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What two steps of a stage left; trained when first asked for, then only read."""
+
+    class Trained(dict[str, Path]):
+        def __missing__(self, stage: str) -> Path:
+            self[stage] = tmp_path_factory.mktemp(stage)
+            assert train(stage, self[stage], origin) == 0
+            return self[stage]
+
+    return Trained()
 
 
 def train(stage: str, out: Path, origin: Path | None, steps: int = 2, recipe: Recipe = RECIPE, *, resume: bool = False) -> int:
@@ -55,21 +83,22 @@ def card(folder: Path) -> dict[str, object]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["base", "cam-apm", "decoder", "distil"])
-def test_a_stage_leaves_curves_pictures_and_a_checkpoint(stage: str, origin: Path, tmp_path: Path) -> None:
-    assert train(stage, tmp_path / "out", origin) == 0
-    left = {path.name for path in (tmp_path / "out" / stage).iterdir()}
+def test_a_stage_leaves_curves_pictures_and_a_checkpoint(stage: str, trained: dict[str, Path]) -> None:
+    left = {path.name for path in (trained[stage] / stage).iterdir()}
     assert left == {"checkpoint.pt", "log.jsonl", "losses.png", "pictures.png"}
 
 
 @pytest.mark.slow
-def test_a_new_decoder_and_then_fewer_steps_make_a_model_that_loads(origin: Path, tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    assert train("decoder", first, origin) == 0
+def test_a_new_decoder_and_then_fewer_steps_make_a_model_that_loads(
+    origin: Path, trained: dict[str, Path], tmp_path: Path
+) -> None:
+    first, second = trained["decoder"], tmp_path / "second"
     assert card(first / "export")["presets"] == GUIDED_PRESETS
     before, after = load_export(origin), load_export(first / "export")
     assert after[1].config.decoder_memory_slots == 4
+    kept = after[0].state_dict()
     for name, value in before[0].state_dict().items():
-        assert torch.equal(value, after[0].state_dict()[name]), name
+        assert torch.equal(value, kept[name]), name
     assert train("distil", second, first / "export") == 0
     assert card(second / "export")["presets"] == DISTILLED_PRESETS
     assert load_export(second / "export")[1].config == after[1].config
@@ -77,19 +106,20 @@ def test_a_new_decoder_and_then_fewer_steps_make_a_model_that_loads(origin: Path
 
 
 @pytest.mark.slow
-def test_the_same_seed_and_steps_give_the_same_weights(origin: Path, tmp_path: Path) -> None:
-    for stage in ("decoder", "distil"):
-        for out in ("one", "two"):
-            assert train(stage, tmp_path / out, origin) == 0
-        one, two = (torch.load(tmp_path / out / stage / "checkpoint.pt", weights_only=True)["stage"] for out in ("one", "two"))
-        part = "vae" if stage == "decoder" else "average"
-        for name, value in one[part].items():
-            assert torch.equal(value, two[part][name]), (stage, name)
+@pytest.mark.parametrize(("stage", "part"), [("decoder", "vae"), ("distil", "average")])
+def test_the_same_seed_and_steps_give_the_same_weights(
+    stage: str, part: str, origin: Path, trained: dict[str, Path], tmp_path: Path
+) -> None:
+    assert train(stage, tmp_path / "again", origin) == 0
+    folders = (trained[stage], tmp_path / "again")
+    one, two = (torch.load(out / stage / "checkpoint.pt", weights_only=True)["stage"][part] for out in folders)
+    for name, value in one.items():
+        assert torch.equal(value, two[name]), name
 
 
 @pytest.mark.slow
 def test_a_resumed_stage_ends_as_an_uninterrupted_one(origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert train("decoder", tmp_path / "whole", origin, steps=4) == 0
+    assert train("decoder", tmp_path / "whole", origin, steps=3) == 0
     flags: list[StopFlag] = []
     train_step = DecoderStage.train_step
 
@@ -101,8 +131,8 @@ def test_a_resumed_stage_ends_as_an_uninterrupted_one(origin: Path, tmp_path: Pa
     with monkeypatch.context() as patch:  # a signal comes in the second step
         patch.setattr(StopFlag, "listen", lambda flag: flags.append(flag))
         patch.setattr(DecoderStage, "train_step", interrupted)
-        assert train("decoder", tmp_path / "parts", origin, steps=4) == 3
-    assert train("decoder", tmp_path / "parts", origin, steps=4, resume=True) == 0
+        assert train("decoder", tmp_path / "parts", origin, steps=3) == 3
+    assert train("decoder", tmp_path / "parts", origin, steps=3, resume=True) == 0
     whole, parts = (load_export(tmp_path / name / "export")[1].state_dict() for name in ("whole", "parts"))
     for name, value in whole.items():
         assert torch.equal(value, parts[name]), name

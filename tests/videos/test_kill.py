@@ -1,7 +1,8 @@
 """kill -9 of a real process with a real encoder until the film is whole: nothing told of is lost, nothing changes.
 
-120 chunks through 40 lives that end at random moments and one for every step of a commit. The processes are forked, so that a
-life costs a fraction of a second. And a shorter film of the built-in model: `python test_kill.py 0 DATA` makes it.
+72 chunks through 12 lives that end at random moments and one for every step of a commit; with -m long 120 chunks through 40
+such lives. The processes are forked, so that a life costs a fraction of a second. And a shorter film of the built-in model:
+`python test_kill.py 0 DATA` makes it.
 """
 
 from __future__ import annotations
@@ -31,8 +32,6 @@ from st2v_stream.types import CreateVideo, LogEntry
 from videos import living
 from videos.living import entries_to_the_end, frame_hashes, unbroken_hashes
 
-CHUNKS = 120
-KILLS = 40
 TESTS = Path(__file__).resolve().parent.parent
 
 
@@ -40,20 +39,23 @@ def num_frames(chunks: int) -> int:
     return 16 + 8 * (chunks - 1)
 
 
-@pytest.mark.slow
-def test_forty_kills_at_random_moments_and_one_at_every_step_of_a_commit() -> None:
+@pytest.mark.parametrize(
+    ("kills", "chunks"), [pytest.param(12, 72, marks=pytest.mark.slow), pytest.param(40, 120, marks=pytest.mark.long)]
+)
+def test_kills_at_random_moments_and_one_at_every_step_of_a_commit(kills: int, chunks: int) -> None:
     chance, steps, died = random.Random(33), 0, True
+    life = Life(partial(living.make_and_tell, num_frames=num_frames(chunks)), "commit", chunks_told)
     with quick_folder() as data_dir:
-        for _ in range(KILLS):
+        for _ in range(kills):
             after_chunks = kept_chunks(data_dir) + chance.randrange(1, 3)
-            told = LIFE.killed_at_random(data_dir, after_chunks, chance.uniform(0, 0.02))
-            assert told <= kept_chunks(data_dir) < CHUNKS, "everything told of is there, and there is more to do"
+            told = life.killed_at_random(data_dir, after_chunks, chance.uniform(0, 0.02))
+            assert told <= kept_chunks(data_dir) < chunks, "everything told of is there, and there is more to do"
         while died:
-            died, told = LIFE.killed_before_step(data_dir, steps)
-            assert told <= kept_chunks(data_dir) < CHUNKS, f"killed before step {steps}"
+            died, told = life.killed_before_step(data_dir, steps)
+            assert told <= kept_chunks(data_dir) < chunks, f"killed before step {steps}"
             steps += 1
         assert steps > 25
-        asyncio.run(finish_and_compare(data_dir))
+        asyncio.run(finish_and_compare(data_dir, chunks))
         assert check(data_dir).findings == ()
 
 
@@ -127,9 +129,6 @@ def chunks_told(line: str) -> int:
     return int(index) + 1 if kind == "segment" else 0
 
 
-LIFE = Life(partial(living.make_and_tell, num_frames=num_frames(CHUNKS)), "commit", chunks_told)
-
-
 def kept_chunks(data_dir: Path) -> int:
     """What a start would find."""
     if not (data_dir / "st2v.db").exists():
@@ -140,14 +139,14 @@ def kept_chunks(data_dir: Path) -> int:
     return 0 if row is None else int(row[0])
 
 
-async def finish_and_compare(data_dir: Path) -> None:
+async def finish_and_compare(data_dir: Path, chunks: int) -> None:
     async with living.living(data_dir, real=True) as live:
         (view,), _ = await live.list()
         entries = await entries_to_the_end(live, view.id)
-        assert [entry.index for entry in entries if entry.segment] == list(range(CHUNKS))
+        assert [entry.index for entry in entries if entry.segment] == list(range(chunks))
         assert not [entry for entry in entries if entry.kind == "reset"], "nothing had to be repaired"
         assert view.direction is not None
-        assert await frame_hashes(live, view.id) == list(unbroken_hashes(view.direction, CHUNKS))
+        assert await frame_hashes(live, view.id) == list(unbroken_hashes(view.direction, chunks))
 
 
 # ---------------------------------------------------------------- the built-in model

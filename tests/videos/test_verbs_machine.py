@@ -343,10 +343,21 @@ async def play(script: list[str], seed: int) -> None:
             await machine.leave()
 
 
+SCRIPTS = given(st.lists(st.sampled_from(sorted(VERBS)), min_size=6, max_size=24), st.integers(0, 2**16))
+PLAYED = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(st.lists(st.sampled_from(sorted(VERBS)), min_size=6, max_size=24), st.integers(0, 2**16))
+@settings(PLAYED, max_examples=10)
+@SCRIPTS
 def test_any_order_of_the_verbs(script: list[str], seed: int) -> None:
+    asyncio.run(play(script, seed))
+
+
+@pytest.mark.long
+@settings(PLAYED, max_examples=100)
+@SCRIPTS
+def test_any_order_of_the_verbs_a_hundred_times(script: list[str], seed: int) -> None:
     asyncio.run(play(script, seed))
 
 
