@@ -180,6 +180,7 @@ class _Viewer:
         self._sending = asyncio.Lock()
         self._left_out = _LeftOut()
         self._kept_waiting_s = 0.0
+        self._owed_end: Json | None = None
 
     async def run(self, allowed_for_s: float | None) -> None:
         try:
@@ -265,6 +266,8 @@ class _Viewer:
                         self._conversation.note(item)
                         for outgoing in self._outbox.texts(item):
                             await self._send(outgoing)
+                    if isinstance(item, LogEntry):
+                        await self._tell_owed_end(item)
         except NotFound as error:
             await self._say_if_it_lives(str(error))
         await self._say_if_it_lives("the video's log has ended")
@@ -289,9 +292,23 @@ class _Viewer:
         for entry in entries:
             if entry.segment is not None:
                 await self._send_segment(entry, entry.segment)
-        if view.ended_by is not None and (newcomer or hello.cursor >= snapshot.seq):
-            await self._send_json(ended_message(snapshot.seq, view))
+        if view.ended_by is not None:
+            self._owed_end = ended_message(snapshot.seq, view)
+            if newcomer or hello.cursor >= snapshot.seq:
+                await self._send_owed_end()
         return snapshot.seq if newcomer else hello.cursor
+
+    async def _tell_owed_end(self, entry: LogEntry) -> None:
+        """Who comes back after the film's end, and before its last enhanced chunk, finds no entry that says so."""
+        if self._owed_end is not None and entry.kind == "state":
+            self._owed_end = None  # the last of them says it
+        elif self._owed_end is not None and entry.seq >= self._owed_end["seq"]:
+            await self._send_owed_end()
+
+    async def _send_owed_end(self) -> None:
+        owed, self._owed_end = self._owed_end, None
+        assert owed is not None, "owed"
+        await self._send_json(owed)
 
     async def _send_or_leave_out(self, entry: LogEntry, segment: SegmentRef) -> None:
         if not self._conversation.wants(entry):

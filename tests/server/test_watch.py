@@ -75,6 +75,23 @@ async def test_reconnecting_from_every_cursor_leaves_no_gap_and_no_duplicate(tmp
 
 
 @in_loop
+async def test_who_comes_back_after_the_end_is_told_of_it_once(tmp_path: Path) -> None:
+    director = Standin()
+    video = director.add(2)
+    director.state(video, state="completed", ended_by="length")
+    for index in range(2):
+        director.segment(video, index, rendition="enhanced")
+    newest = director.shelves[video].log[-1].seq
+    async with running(director, tmp_path) as server:
+        for cursor in range(newest + 1):
+            async with viewer(server.watch_url(video), hello={"cursor": cursor}) as seen:
+                await seen.until("ended")
+                director.segment(video, 0, rendition="enhanced", revision=cursor + 1)
+                await seen.until_segments(len(seen.segments) + 1)
+                assert [text["type"] for text in seen.texts].count("ended") == 1, cursor
+
+
+@in_loop
 async def test_cut_off_within_the_snapshot_goes_on_from_the_last_seq(tmp_path: Path) -> None:
     director = Standin()
     video = director.add(5)
