@@ -25,6 +25,8 @@ from st2v_stream.direction import Direction
 from st2v_stream.generators.streamingt2v import StreamingT2V
 from st2v_stream.types import Reference
 
+pytestmark = pytest.mark.slow
+
 PICTURE = Reference(np.random.default_rng(0).integers(0, 256, (1, 90, 120, 3), np.uint8))
 OPENCLIP = ["CLIPTextModel", "OpenClipImageEncoder", "ImageResampler", "ControlBranch", "StreamingUNet", "FrameAutoencoder"]
 
@@ -82,7 +84,6 @@ def two_chunks(generator: StreamingT2V, preset: str = "default", reference: Refe
     return np.concatenate([frames, more]), memory
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["published", "default"])
 @pytest.mark.parametrize("reference", [None, PICTURE], ids=["text", "image"])
 @pytest.mark.parametrize("base", ["ModelscopeT2V", "AnimateDiff", "SVD"])
@@ -121,7 +122,6 @@ def test_a_model_that_begins_by_itself_is_moved_too(home: Path, moves: Moves) ->
     assert max(map(len, moves.most)) == 2
 
 
-@pytest.mark.slow
 def test_diffusers_pipelines_move_their_own_parts(home: Path, moves: Moves) -> None:
     two_chunks(load_generator(home / "streaming-t2v", "cpu", base_model="SVD", offload_models=True))
     names = [name for name, _ in groupby(moves.arrivals)]

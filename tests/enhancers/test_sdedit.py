@@ -37,6 +37,8 @@ from st2v_stream.store.memories import memory_from_blobs, memory_to_blobs
 from st2v_stream.streaming.enhance import enhance_chunks
 from st2v_stream.types import EnhancedChunk
 
+pytestmark = pytest.mark.slow
+
 
 def finished(enhancer: SdEdit, chunks: int, **options: Any) -> list[EnhancedChunk]:
     made, carry = enhanced(enhancer, preview(chunks, **options))
@@ -89,7 +91,7 @@ def whole_film(chunks: int) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize(
     ("chunks", "together"),
-    [(1, 1), (2, 1), (3, 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((6, 3), (9, 4), (9, 99)))],
+    [(1, 1), (2, 1), (3, 2), (6, 3), (9, 4), (9, 99)],
 )
 def test_enough_windows_give_the_whole_film(chunks: int, together: int) -> None:
     """4, 6, 8, 14 and 20 frames, in windows of 6 that share 2: short ones among them."""
@@ -99,7 +101,6 @@ def test_enough_windows_give_the_whole_film(chunks: int, together: int) -> None:
     assert np.array_equal(film, whole_film(chunks))
 
 
-@pytest.mark.slow
 def test_two_windows_give_another_film() -> None:
     assert not np.array_equal(film_of(finished(small_enhancer(), 9)), whole_film(9))
 
@@ -167,7 +168,7 @@ def test_a_stage_that_was_cut_off_goes_on() -> None:
     assert np.array_equal(film_of([*first, *rest]), film_of(finished(small_enhancer(), 8)))
 
 
-@pytest.mark.parametrize("stop", [2, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 4, 5))])
+@pytest.mark.parametrize("stop", [1, 2, 4, 5])
 def test_a_stop_makes_a_provisional_tail_and_no_seam(stop: int) -> None:
     """After the stop the film goes on: the tail again, as revision 1, and the whole as if it had never stopped."""
     enhancer, film = small_enhancer(), preview(8)

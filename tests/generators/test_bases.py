@@ -30,6 +30,8 @@ from st2v_stream.media.image import fit_image
 from st2v_stream.networks.sampling import first_chunk_settings, make_sampler, noise_at
 from st2v_stream.types import Reference
 
+pytestmark = pytest.mark.slow
+
 DIRECTION = Direction((("a red boat", 1.0),), guidance_scale=2.0, num_inference_steps=2, preset="default", seed=5)
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (90, 120, 3), np.uint8)
@@ -44,8 +46,7 @@ PUBLISHED_DDIM = {
     "steps_offset": 1,
 }
 SPEC = StreamSpec(256, 256, 8, 16, 8)
-SVD = pytest.param("SVD", marks=pytest.mark.slow)
-ALL = ("ModelscopeT2V", "AnimateDiff", SVD)
+ALL = ("ModelscopeT2V", "AnimateDiff", "SVD")
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,6 @@ def test_films_stream_out_and_resumed_equals_uninterrupted(generators: dict[str,
         assert np.array_equal(generator.begin(DIRECTION, reference, nothing)[0], frames)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("start", ["text", "image"])
 @pytest.mark.parametrize("base", ["ModelscopeT2V", "AnimateDiff", "SVD"])
 def test_films_of_another_shape(home: Path, base: str, start: str) -> None:
@@ -112,7 +112,6 @@ def test_films_of_another_shape(home: Path, base: str, start: str) -> None:
         assert np.array_equal(frames[0], fit_image(PICTURE[None], 128, 64)[0])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("base", ["ModelscopeT2V", "AnimateDiff"])
 def test_half_precision_differs_by_rounding(generators: dict[str, StreamingT2V], home: Path, base: str) -> None:
     """As on a GPU; on a CPU halves are slow, SVD's decoder takes minutes."""
@@ -125,7 +124,7 @@ def test_half_precision_differs_by_rounding(generators: dict[str, StreamingT2V],
     assert (halves - floats).abs().mean() < 0.002  # seen: 0.0006
 
 
-@pytest.mark.parametrize("base", ["ModelscopeT2V", pytest.param("AnimateDiff", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("base", ["ModelscopeT2V", "AnimateDiff"])
 def test_each_field_of_the_direction_counts(generators: dict[str, StreamingT2V], base: str) -> None:
     generator = generators[base]
     before = begun(generator)
@@ -210,7 +209,6 @@ def test_animatediff_is_diffusers_pipeline_to_the_bit(generators: dict[str, Stre
     assert torch.equal(made, expected)
 
 
-@pytest.mark.slow
 def test_svd_is_diffusers_pipeline_to_the_bit(generators: dict[str, StreamingT2V]) -> None:
     """With the published preparation written out once more: scaled by its height, cut, black bars, and back."""
     maker = generators["SVD"]._first_chunk
@@ -304,7 +302,6 @@ def test_without_its_base_a_model_continues_clips_and_says_what_it_lacks(tmp_pat
     assert generator.generate(DIRECTION, memory, nothing)[0].shape == (8, 64, 64, 3)
 
 
-@pytest.mark.slow
 def test_svd_without_sdxl_starts_from_pictures_only(tmp_path: Path) -> None:
     folder = write_streaming_model(tmp_path)
     write_svd(tmp_path)

@@ -69,6 +69,7 @@ def test_pieces_equal_the_whole_and_resumed_equals_uninterrupted(generator: Stre
     assert [chunk.memory.digest for chunk in whole] == [chunk.memory.digest for chunk in again]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_published_parts_stream_too(tmp_path: Path, preset: str) -> None:
     """Noise in every step: resumed equals uninterrupted although the draws are many."""
@@ -112,6 +113,7 @@ def test_published_memory_is_unrounded_and_carries_the_generator(generator: Stre
     assert np.array_equal(chunks[0].memory.parts["anchor"], chunks[2].memory.parts["anchor"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("presets", [("live", "published"), ("published", "live")])
 def test_a_cue_may_change_the_preset(generator: StreamingT2V, presets: tuple[str, str]) -> None:
     timeline = Timeline(replace(DIRECTION, preset=presets[0]), (Cue(1, {"preset": presets[1]}),))
@@ -121,6 +123,7 @@ def test_a_cue_may_change_the_preset(generator: StreamingT2V, presets: tuple[str
     assert ("rng_state" in chunks[2].memory.parts) == (presets[1] == "published")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -163,6 +166,7 @@ def test_tail_and_anchor_both_count(generator: StreamingT2V) -> None:
         assert not np.array_equal(frames, generator.generate(DIRECTION, other, nothing)[0]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "weight",
     [

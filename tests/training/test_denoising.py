@@ -13,7 +13,9 @@ from st2v_stream.training.parts import Parts
 from st2v_stream.training.recipe import CamApmRecipe, DiffusionRecipe
 from training.tiny_training import base_stage, cam_apm_stage, tiny_parts, tiny_pool
 
-STAGES = [base_stage, pytest.param(cam_apm_stage, marks=pytest.mark.slow)]
+pytestmark = pytest.mark.slow
+
+STAGES = [base_stage, cam_apm_stage]
 
 
 @pytest.mark.parametrize("make_stage", STAGES)
@@ -43,7 +45,6 @@ def test_a_resumed_training_continues_bit_for_bit(make_stage: Callable[[], Denoi
             assert torch.equal(value, received[part][name]), name
 
 
-@pytest.mark.slow
 def test_validation_names_every_noise_level() -> None:
     assert set(base_stage().validate()) == {"images_0.6", "images_0.8", "images_0.95", "images_1.0"}
     times = ("0.6", "0.95", "1.0")
@@ -100,7 +101,6 @@ def test_a_start_continues_a_held_picture() -> None:
     assert torch.equal(tail[1], pool.tail[1])
 
 
-@pytest.mark.slow
 def test_without_a_spatial_rate_the_image_model_stays() -> None:
     parts = tiny_parts()
     stage = CamApmStage(

@@ -38,6 +38,8 @@ from st2v_stream.training.windows import ClipCache, Nothing, WindowBatch, Window
 from st2v_stream.types import Reference
 from training.tiny_base import SIDE, write_base, write_clips, write_film
 
+pytestmark = pytest.mark.slow
+
 RECIPE = FinetuneRecipe(rate=3e-3, batch=2, accumulate=1)
 
 
@@ -105,7 +107,6 @@ def test_what_learns(material: Any, name: StageName, train_spatial: bool, expect
     assert set(stage.trained) >= moved
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cam", "apm"])
 def test_steps_lower_the_loss_of_fixed_windows(material: Any, name: StageName) -> None:
     stage = make_stage(material, name)
@@ -231,7 +232,6 @@ def losses(log: Path) -> list[float]:
     return [float(np.mean([value for name, value in row.items() if name.startswith("fixed")])) for row in rows]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_signals")
 def test_from_clips_to_a_film_through_the_command_line(home: Path, tmp_path: Path) -> None:
     """Trained in one go, and interrupted and resumed: the same model folder, which continues a clip."""
