@@ -43,7 +43,14 @@ def entry(home: Path, base: str) -> ModelEntry:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("base", "start"), [("ModelscopeT2V", "clip"), ("AnimateDiff", "text"), ("SVD", "image")])
+@pytest.mark.parametrize(
+    ("base", "start"),
+    [
+        ("ModelscopeT2V", "clip"),
+        pytest.param("AnimateDiff", "text", marks=pytest.mark.long),
+        pytest.param("SVD", "image", marks=pytest.mark.long),
+    ],
+)
 def test_a_killed_film_goes_on_as_if_nothing_had_been(
     base: str, start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
