@@ -48,6 +48,8 @@ from st2v_stream.networks.folder import read_weights
 from st2v_stream.networks.vae import FrameAutoencoder
 from st2v_stream.types import Reference
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -431,7 +433,6 @@ convert(Path({source!r}), Path({out!r}), base=Path({base!r}), layouts=[layout], 
 """
 
 
-@pytest.mark.slow
 def test_a_killed_conversion_leaves_no_model_and_the_next_one_cleans_up(files: Path, layout: Layout, tmp_path: Path) -> None:
     tests = str(Path(__file__).parent.parent)
     source, out = files / "streaming_t2v.ckpt", tmp_path / "out"
@@ -478,7 +479,6 @@ print(json.dumps([before, peak[0], sum(converted.part_bytes.values())]))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_memory_stays_below_one_and_a_half_shards(tmp_path: Path) -> None:
     """A file of 411 MB, half of it optimizer state, to shards of 32 MB (bf16: every tensor is copied). Seen: 3.5 MB."""

@@ -31,6 +31,8 @@ from st2v_stream.errors import InvalidRequest
 from st2v_stream.generators.testcard import TestCard
 from st2v_stream.types import CreateVideo
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"spec": type(SPEC)(256, 192, fps=40, first_chunk_frames=16, chunk_frames=8)}
 
 
@@ -491,7 +493,7 @@ def test_ice_settings_are_checked_where_they_are_read(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- leaks
 
 
-@pytest.mark.parametrize("count", [pytest.param(15, marks=pytest.mark.slow), pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [15, pytest.param(50, marks=pytest.mark.long)])
 def test_connects_and_disconnects_leave_nothing_behind(tmp_path: Path, count: int) -> None:
     async def connect(server: Any, video: str) -> None:
         async with rtc_viewer(server, f"{video}/whep") as seen:

@@ -46,6 +46,8 @@ from st2v_stream.training.parts import Parts
 from st2v_stream.worlds import storybook
 from st2v_stream.worlds.judge import Verdict
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 CONDITIONINGS = get_args(Conditioning)
 
@@ -190,7 +192,6 @@ class Interrupted(Exception):
     """Stands for Ctrl-C."""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("conditioning", ["addition", "concatenation"])
 def test_training_interrupted_and_resumed_equals_uninterrupted(
     conditioning: Conditioning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -234,7 +235,6 @@ def films_of(conditioning: Conditioning, anchor: Any, count: int = 2, chunks: in
         return roll_out(variant, vae, scenes, first, chunks=chunks, anchor=anchor, sampling=Sampling(steps=1, guidance=1.5))
 
 
-@pytest.mark.slow
 def test_roll_outs_share_the_first_chunk_and_differ_in_the_mechanism() -> None:
     made = {anchor: films_of("attention", anchor) for anchor in ("first", "newest", "random", "null", "off")}
     assert {film.shape for film in made.values()} == {(2, 24, 64, 64, 3)}
@@ -264,7 +264,6 @@ def test_anchors_are_the_frames_they_say() -> None:
     assert len({tuple(column) for column in drawn.T}) == 3  # every film has draws of its own
 
 
-@pytest.mark.slow
 @torch.no_grad()
 def test_blendings_differ_and_start_from_the_film() -> None:
     variant = fresh("none")

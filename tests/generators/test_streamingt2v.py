@@ -57,7 +57,9 @@ def pixels(chunks: list[Chunk]) -> np.ndarray:
     return np.concatenate([chunk.frames for chunk in chunks])
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "preset", ["live", *(pytest.param(preset, marks=pytest.mark.slow) for preset in ("default", "published"))]
+)
 def test_pieces_equal_the_whole_and_resumed_equals_uninterrupted(generator: StreamingT2V, folder: Path, preset: str) -> None:
     timeline = Timeline(replace(DIRECTION, preset=preset))
     whole = film(generator, timeline, 4)
@@ -100,6 +102,7 @@ def test_memory_holds_what_was_shown(generator: StreamingT2V) -> None:
         assert np.array_equal(remembered_frames(chunk.memory), chunk.frames)
 
 
+@pytest.mark.slow
 def test_published_memory_is_unrounded_and_carries_the_generator(generator: StreamingT2V) -> None:
     chunks = film(generator, Timeline(replace(DIRECTION, preset="published")), 3)
     for chunk in chunks:
@@ -141,6 +144,7 @@ def test_each_field_of_the_direction_counts(generator: StreamingT2V, change: dic
     assert not np.array_equal(before[1].frames, after[1].frames)
 
 
+@pytest.mark.slow
 def test_redo_is_another_seed_and_a_branch_that_changes_nothing_is_the_same(generator: StreamingT2V) -> None:
     chunks = film(generator, Timeline(DIRECTION), 3)
     branch = film(generator, Timeline(DIRECTION), 1, memory=chunks[1].memory)
@@ -149,6 +153,7 @@ def test_redo_is_another_seed_and_a_branch_that_changes_nothing_is_the_same(gene
     assert not np.array_equal(chunks[2].frames, redo[0].frames)
 
 
+@pytest.mark.slow
 def test_weighted_prompts_lie_between(generator: StreamingT2V) -> None:
     def frames(*prompts: tuple[str, float]) -> np.ndarray:
         return film(generator, Timeline(replace(DIRECTION, prompts=prompts)), 1)[0].frames
@@ -234,6 +239,7 @@ def test_a_clip_is_continued(generator: StreamingT2V) -> None:
     assert np.array_equal(memory.parts["anchor"], clip[0])
 
 
+@pytest.mark.slow
 def test_the_first_picture_given_back_as_a_reference_starts_the_same_film(generator: StreamingT2V) -> None:
     frames, memory = generator.begin(DIRECTION, None, nothing)
     again, same_memory = generator.begin(DIRECTION, Reference(frames[:1]), nothing)

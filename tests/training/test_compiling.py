@@ -7,6 +7,8 @@ import torch
 
 from st2v_stream.training.compiling import compile_on_gpu
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("device", "compiles"), [("cpu", False), ("cuda", True)])
 def test_only_a_gpu_compiles_and_weights_keep_their_names(device: str, compiles: bool) -> None:

@@ -13,6 +13,8 @@ from st2v_stream.training.decoder import DecoderStage, begin_memory, grown, load
 from st2v_stream.training.recipe import DecoderRecipe
 from training.tiny_training import tiny_autoencoder
 
+pytestmark = pytest.mark.slow
+
 SIZE, SIDE = 32, 4  # frames and latents
 TINY = DecoderRecipe(films=4, memory_slots=16, memory_frames=256, noisy_share=0.25, remembered_share=0.25)
 
@@ -63,7 +65,6 @@ def test_the_memory_refuses_another_size() -> None:
         vae.decode(torch.zeros(1, 12, 8, 8))
 
 
-@pytest.mark.slow
 def test_the_memory_begins_with_backgrounds() -> None:
     stage = make_stage(decoder.SETTLING_STEPS)
     frames, masks = stage.validation
@@ -75,7 +76,6 @@ def test_the_memory_begins_with_backgrounds() -> None:
     assert error < 0.5 * ((mean - frames) ** 2 * seen).sum() / seen.sum()  # sixteen pictures of thirty tell more than one
 
 
-@pytest.mark.slow
 def test_the_decoder_learns_and_the_encoder_stays() -> None:
     stage = make_stage()
     encoder = {name: value.clone() for name, value in stage.vae.encoder.state_dict().items()}
@@ -89,7 +89,6 @@ def test_the_decoder_learns_and_the_encoder_stays() -> None:
         assert torch.equal(value, kept[name]), name
 
 
-@pytest.mark.slow
 def test_a_resumed_decoder_continues_bit_for_bit() -> None:
     whole, second = make_stage(), make_stage()
     for step in range(2):
@@ -103,7 +102,6 @@ def test_a_resumed_decoder_continues_bit_for_bit() -> None:
         assert torch.equal(value, received[name]), name
 
 
-@pytest.mark.slow
 def test_a_checkpoint_brings_its_sizes() -> None:
     stage = make_stage()
     stage.train_step(0, 1e-3)

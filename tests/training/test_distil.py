@@ -12,6 +12,8 @@ from st2v_stream.training.distil import Chains, grid, needed_clean, predictor, s
 from st2v_stream.training.noise import scheduler_settings
 from training.tiny_training import TINY_DISTIL, distil_stage, tiny_pool
 
+pytestmark = pytest.mark.slow
+
 
 def half_of(latents: torch.Tensor, time: float) -> torch.Tensor:
     """A stand-in for a network."""
@@ -50,7 +52,6 @@ def test_the_target_leads_where_the_teacher_landed(step: int) -> None:
     torch.testing.assert_close(travelled(latents, clean, time, next_time), landed)
 
 
-@pytest.mark.slow
 def test_the_student_comes_nearer_to_the_guided_teacher() -> None:
     recipe = dataclasses.replace(TINY_DISTIL, guidance_scale=3.0, image_share=0.0, drift_share=0.0, steps=((2, 1.0),))
     stage = distil_stage(recipe)
@@ -61,7 +62,6 @@ def test_the_student_comes_nearer_to_the_guided_teacher() -> None:
     assert after["steps_2"] < 0.9 * before["steps_2"], (before, after)
 
 
-@pytest.mark.slow
 def test_pictures_come_nearer_too() -> None:
     stage = distil_stage(dataclasses.replace(TINY_DISTIL, image_guidance_scale=3.0, image_share=1.0, image_steps=2))
     conditions, noise = stage._validation_conditions()[1], torch.randn(3, 12, 1, 8, 8)
@@ -77,7 +77,6 @@ def test_pictures_come_nearer_too() -> None:
     assert error() < 0.8 * before  # seen: 0.53 of it
 
 
-@pytest.mark.slow
 def test_only_the_student_learns() -> None:
     stage = distil_stage(dataclasses.replace(TINY_DISTIL, image_share=0.0))
     teacher = {name: value.clone() for name, value in stage.teacher.state_dict().items()}
@@ -91,7 +90,6 @@ def test_only_the_student_learns() -> None:
     assert not torch.equal(student["unet.conv_out.weight"], teacher["unet.conv_out.weight"])
 
 
-@pytest.mark.slow
 def test_a_resumed_distillation_continues_bit_for_bit() -> None:
     recipe = dataclasses.replace(TINY_DISTIL, drift_share=1.0, image_share=0.0, chain_chunks=1000)
     whole, second = distil_stage(recipe), distil_stage(recipe)
@@ -119,7 +117,6 @@ def test_chains_queue_and_begin_anew() -> None:
     assert torch.equal(chains.tails[2], pool.anchor[2, :1].float().expand(8, -1, -1, -1))
 
 
-@pytest.mark.slow
 def test_without_guidance_one_pass_is_enough() -> None:
     stage = distil_stage(dataclasses.replace(TINY_DISTIL, guidance_scale=1.0))
     assert stage._guidance == Guidance(1.0, stage._guidance.rescale)

@@ -18,6 +18,8 @@ from st2v_stream.training.text import MAX_TOKENS, new_tokenizer
 from st2v_stream.training.vae import finished, new_autoencoder
 from training.tiny_training import tiny_autoencoder, tiny_parts
 
+pytestmark = pytest.mark.slow
+
 
 def exported(folder: Path) -> tuple[torch.nn.Module, FrameAutoencoder]:
     parts = tiny_parts()

@@ -25,6 +25,8 @@ from st2v_stream.training.vae import finished, new_autoencoder
 from st2v_stream.worlds import captions, storybook
 from st2v_stream.worlds.judge import WINDOW, Judge
 
+pytestmark = pytest.mark.slow
+
 SMALL = JudgeRecipe(batch=6, tracks=10, motion_steps=30)
 
 
@@ -33,7 +35,6 @@ def stage() -> JudgeStage:
     return JudgeStage(SMALL, seed=0)
 
 
-@pytest.mark.slow
 def test_a_few_steps_lower_the_loss(stage: JudgeStage) -> None:
     losses = [stage.train_step(step, 3e-3) for step in range(24)]
     assert sum(losses[-6:]) < 0.8 * sum(losses[:6]), losses
@@ -42,7 +43,6 @@ def test_a_few_steps_lower_the_loss(stage: JudgeStage) -> None:
     assert 0 < scores["mask_error"] < 0.5
 
 
-@pytest.mark.slow
 def test_a_resumed_judge_continues_bit_for_bit() -> None:
     whole, second = (JudgeStage(dataclasses.replace(SMALL, batch=2), seed=0) for _ in range(2))
     for step in range(2):
@@ -96,7 +96,6 @@ def test_a_missed_frame_hides_both_coordinates() -> None:
     assert ((y == 0) == (seen == 0)).all()
 
 
-@pytest.mark.slow
 def test_the_motion_reader_learns_tracks_of_the_frame_reader() -> None:
     judge = Judge.load()
     recipe = dataclasses.replace(SMALL, tracks=30, motion_steps=120)

@@ -28,6 +28,8 @@ from st2v_stream.training.modelscope import (
 )
 from training.tiny_base import SIDE, tiny_image_encoder, tiny_unet, tiny_vae, write_base
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -222,7 +224,6 @@ def test_openclips_own_folder_is_read_too(sound: Path, tmp_path: Path) -> None:
         assert torch.equal(read_base(sound, tmp_path).image_encoder(frames), encoder(frames))
 
 
-@pytest.mark.slow
 def test_the_published_sizes() -> None:
     """ModelScope's own settings give the published networks, and the paper's trained parameters are the published count."""
     settings = {

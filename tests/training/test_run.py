@@ -25,6 +25,8 @@ from st2v_stream.worlds import captions
 from st2v_stream.worlds.judge import Judge
 from training.tiny_training import TINY_DISTIL, tiny_autoencoder, tiny_parts, tiny_pool
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe(
     preview_chunks=1,
     base=BaseRecipe(batch=4),
@@ -81,14 +83,12 @@ def card(folder: Path) -> dict[str, object]:
     return json.loads((folder / "card.json").read_text())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["base", "cam-apm", "decoder", "distil"])
 def test_a_stage_leaves_curves_pictures_and_a_checkpoint(stage: str, trained: dict[str, Path]) -> None:
     left = {path.name for path in (trained[stage] / stage).iterdir()}
     assert left == {"checkpoint.pt", "log.jsonl", "losses.png", "pictures.png"}
 
 
-@pytest.mark.slow
 def test_a_new_decoder_and_then_fewer_steps_make_a_model_that_loads(
     origin: Path, trained: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -105,7 +105,6 @@ def test_a_new_decoder_and_then_fewer_steps_make_a_model_that_loads(
     assert load_generator(second / "export").card.direction("a red boat", preset="live").num_inference_steps == 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "part"), [("decoder", "vae"), ("distil", "average")])
 def test_the_same_seed_and_steps_give_the_same_weights(
     stage: str, part: str, origin: Path, trained: dict[str, Path], tmp_path: Path
@@ -117,7 +116,6 @@ def test_the_same_seed_and_steps_give_the_same_weights(
         assert torch.equal(value, two[name]), name
 
 
-@pytest.mark.slow
 def test_a_resumed_stage_ends_as_an_uninterrupted_one(origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert train("decoder", tmp_path / "whole", origin, steps=3) == 0
     flags: list[StopFlag] = []
@@ -138,7 +136,6 @@ def test_a_resumed_stage_ends_as_an_uninterrupted_one(origin: Path, tmp_path: Pa
         assert torch.equal(value, parts[name]), name
 
 
-@pytest.mark.slow
 def test_a_judge_is_trained_beside_the_model(origin: Path, tmp_path: Path) -> None:
     judge = JudgeRecipe(batch=4, tracks=8, motion_steps=4, motion_batch=8)
     out = tmp_path / "out"
